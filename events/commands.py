@@ -1,0 +1,164 @@
+"""Commands: what the gateway asks of the command service, and what it answers. Ids are made before they are sent."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from events.administration import BlueprintStep
+from events.context import Actor, Role
+from events.payload import Payload
+
+
+class Command(BaseModel):
+    """The base of every command.
+
+    `command_id` derives from the org and the Idempotency-Key, so a repeat is recognised for ever; `digest` is that of
+    the request's body, so the same key with another body is an error. `aggregate_id` is the thing that is created or
+    changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    NAME: ClassVar[str]
+
+    command_id: str
+    org_id: str
+    aggregate_id: str
+    actor: Actor
+    digest: str
+    request_id: str | None = None
+
+
+class CreateOrg(Command):
+    """Create an org with its first admin and that admin's API token (the platform's operator only)."""
+
+    NAME: ClassVar[str] = "create_org"
+    name: str
+    admin_user_id: str
+    admin_email: str
+    token_id: str
+    token_hint: str
+    token_verifier: str
+
+
+class RenameOrg(Command):
+    """Give the org another name."""
+
+    NAME: ClassVar[str] = "rename_org"
+    name: str
+
+
+class CreateCompany(Command):
+    """Create a company in the org."""
+
+    NAME: ClassVar[str] = "create_company"
+    name: str
+
+
+class CreateUser(Command):
+    """Create a user of the org."""
+
+    NAME: ClassVar[str] = "create_user"
+    email: str
+    name: str | None
+    role: Role
+    company_id: str | None
+    identity: str | None
+
+
+class DeactivateUser(Command):
+    """Deactivate a user, and so its tokens and sessions."""
+
+    NAME: ClassVar[str] = "deactivate_user"
+
+
+class CreateToken(Command):
+    """Create an API token of a user; the gateway made it and sends only its verifier."""
+
+    NAME: ClassVar[str] = "create_token"
+    name: str
+    user_id: str
+    hint: str
+    verifier: str
+
+
+class RevokeToken(Command):
+    """Revoke an API token."""
+
+    NAME: ClassVar[str] = "revoke_token"
+
+
+class CreateBlueprint(Command):
+    """Create a blueprint; every step's config is checked against its schema."""
+
+    NAME: ClassVar[str] = "create_blueprint"
+    name: str
+    description: str | None
+    steps: tuple[BlueprintStep, ...]
+
+
+class ArchiveBlueprint(Command):
+    """Archive a blueprint."""
+
+    NAME: ClassVar[str] = "archive_blueprint"
+
+
+class CreateSubmission(Command):
+    """Hand in a batch; with `run_id`, start its first run too."""
+
+    NAME: ClassVar[str] = "create_submission"
+    company_id: str
+    blueprint_id: str
+    name: str | None
+    records: Payload
+    run_id: str | None
+
+
+class CreateRun(Command):
+    """Start a further run of a submission."""
+
+    NAME: ClassVar[str] = "create_run"
+    submission_id: str
+
+
+class RetryRun(Command):
+    """Start a run that goes on from another run's failed step."""
+
+    NAME: ClassVar[str] = "retry_run"
+    run_id: str
+
+
+class CancelRun(Command):
+    """Stop a run."""
+
+    NAME: ClassVar[str] = "cancel_run"
+    reason: str | None
+
+
+COMMANDS: dict[str, type[Command]] = {
+    kind.NAME: kind
+    for kind in (
+        CreateOrg, RenameOrg, CreateCompany, CreateUser, DeactivateUser, CreateToken, RevokeToken, CreateBlueprint,
+        ArchiveBlueprint, CreateSubmission, CreateRun, RetryRun, CancelRun,
+    )
+}  # fmt: skip
+
+
+class Accepted(BaseModel):
+    """A command's answer: the position of its last decision, and whether this very call made it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    position: int
+    repeated: bool = False
+
+
+class Answer(BaseModel):
+    """What the command service sends back: an acceptance or a rejection (events.errors.rejection_to_json).
+
+    Neither means that the service could not decide now (`unavailable` says why): the gateway defers the command.
+    """
+
+    accepted: Accepted | None = None
+    unavailable: str | None = None
+    rejected: Annotated[dict[str, Any] | None, Field(description="The wire form of a RejectedError.")] = None

@@ -1,0 +1,35 @@
+"""Connecting to NATS the same way in every process."""
+
+from collections.abc import Sequence
+
+import nats
+from nats.aio.client import Client
+
+from events.errors import UnavailableError
+from events.logging import get_logger
+
+CONNECT_TIMEOUT_S = 5
+RECONNECT_WAIT_S = 0.25
+
+_logger = get_logger("nats")
+
+
+async def connect(servers: Sequence[str], name: str) -> Client:
+    """A connection that reconnects for ever once it stood; the first one must succeed. Raises UnavailableError."""
+
+    async def log_error(error: Exception) -> None:
+        _logger.warning("nats_connection", error=repr(error))
+
+    try:
+        return await nats.connect(
+            servers=list(servers),
+            name=name,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,
+            error_cb=log_error,
+        )
+    except (OSError, nats.errors.Error) as error:
+        hosts = ", ".join(server.rpartition("@")[2] for server in servers)
+        raise UnavailableError(f"NATS does not answer at {hosts}: {error!r}") from error

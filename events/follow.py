@@ -1,0 +1,165 @@
+"""Following a stream from a position, for ever, in order, without gap or double, whatever happens to the server.
+
+An ephemeral pull consumer with a continuous pull: two thirds of the credit are always out, so the server never waits
+for us, and memory is bounded by the credit. A lost consumer, a restarted server or a gap means a new consumer from
+the last position that was given out.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from events import strictjson
+from events.logging import get_logger
+
+CREDIT_MESSAGES = 1500
+CREDIT_BYTES = 64 * 1024 * 1024
+PULL_EXPIRES_S = 30
+HEARTBEAT_S = 2.0
+INACTIVE_AFTER_S = 30
+RETRY_S = 0.25
+NANOSECONDS = 1_000_000_000
+
+_logger = get_logger("follow")
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One message of the stream: its position, its subject, its body, and how many are still behind it."""
+
+    position: int
+    subject: str
+    body: bytes
+    pending: int
+
+
+class _LostError(Exception):
+    """The consumer is gone, late or skipped something; start another one."""
+
+
+async def follow(
+    connection: Client, stream: str, filters: Sequence[str], after: int, max_batch: int = 1000
+) -> AsyncIterator[list[Followed]]:
+    """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
+
+    Every connection trouble is waited out. Stop by closing the generator or cancelling the task.
+    """
+    while True:
+        pull = _Pull(connection, stream, filters, after)
+        try:
+            await pull.open()
+            while True:
+                batch = await pull.next_batch(max_batch)
+                yield batch
+                after = batch[-1].position
+        except (_LostError, TimeoutError, nats.errors.Error) as error:
+            _logger.info("follow_again", stream=stream, after=after, reason=repr(error))
+        finally:
+            await pull.close()
+        await asyncio.sleep(RETRY_S)  # a bounded pause between attempts to reach the server
+
+
+class _Pull:
+    """One life of an ephemeral consumer and of our subscription to its answers."""
+
+    def __init__(self, connection: Client, stream: str, filters: Sequence[str], after: int) -> None:
+        self._nc = connection
+        self._stream = stream
+        self._config: dict[str, Any] = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": after + 1,
+            "ack_policy": "none",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": INACTIVE_AFTER_S * NANOSECONDS,
+            "filter_subjects": list(filters),
+        }
+        self._consumer = ""
+        self._inbox = ""
+        self._subscription: Any = None
+        self._received: deque[Followed] = deque()
+        self._arrived = asyncio.Event()
+        self._lost: str | None = None
+        self._credit = 0
+        self._delivered = 0
+
+    async def open(self) -> None:
+        """Create the consumer and ask for the first messages."""
+        subject = f"$JS.API.CONSUMER.CREATE.{self._stream}"
+        body = strictjson.dumps({"stream_name": self._stream, "config": self._config})
+        answer = strictjson.loads((await self._nc.request(subject, body, timeout=5)).data)
+        if "error" in answer:
+            raise _LostError(answer["error"].get("description"))
+        self._consumer = answer["name"]
+        self._inbox = self._nc.new_inbox()
+        self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message)
+        await self._pull()
+
+    async def close(self) -> None:
+        """Give the consumer back, if the server can be reached."""
+        try:
+            if self._subscription is not None:
+                await self._subscription.unsubscribe()
+            if self._consumer and self._nc.is_connected:
+                await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
+        except nats.errors.Error as error:
+            _logger.debug("consumer_left_behind", reason=repr(error))  # the server removes it when inactive
+
+    async def next_batch(self, max_batch: int) -> list[Followed]:
+        """What has arrived, at least one. Raises _LostError when the server has been silent for too long."""
+        while not self._received:
+            if self._lost is not None:
+                raise _LostError(self._lost)
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S * 2.5)
+            except TimeoutError:
+                raise _LostError("no heartbeat") from None
+        batch = [self._received.popleft() for _ in range(min(max_batch, len(self._received)))]
+        if self._credit < CREDIT_MESSAGES // 2 and self._lost is None:
+            await self._pull()
+        return batch
+
+    async def _pull(self) -> None:
+        asked = CREDIT_MESSAGES - self._credit
+        request = {
+            "batch": asked,
+            "max_bytes": CREDIT_BYTES,
+            "expires": PULL_EXPIRES_S * NANOSECONDS,
+            "idle_heartbeat": int(HEARTBEAT_S * NANOSECONDS),
+        }
+        self._credit += asked
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        await self._nc.publish(subject, strictjson.dumps(request), reply=self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        if not message.reply.startswith("$JS.ACK."):
+            await self._on_status(message)
+            return
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
+        tokens = message.reply.rsplit(".", 5)
+        position, delivered, pending = int(tokens[-4]), int(tokens[-3]), int(tokens[-1])
+        if delivered != self._delivered + 1:
+            self._lost = f"gap: message {self._delivered + 1} of the consumer is missing"
+        elif self._lost is None:
+            self._delivered = delivered
+            self._credit -= 1
+            self._received.append(Followed(position, message.subject, message.data, pending))
+        self._arrived.set()
+
+    async def _on_status(self, message: Msg) -> None:
+        """A heartbeat (100), a pull that ended with messages unsent (408, 409), or the end of the consumer."""
+        headers = message.headers or {}
+        status = headers.get("Status", "503")
+        if status in ("408", "409") and "Nats-Pending-Messages" in headers:
+            self._credit -= int(headers["Nats-Pending-Messages"])
+            await self._pull()
+        elif status != "100":
+            self._lost = f"{status} {headers.get('Description', '')}"
+        self._arrived.set()

@@ -1,0 +1,194 @@
+"""The event log: append with a mandatory version check, read a history, read one position. JetStream, nothing else.
+
+Bare nats-py, because this is the hot path. Sources: NATS ADR-8 (expected last subject sequence), ADR-31 (direct and
+batched get).
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from events import strictjson, subjects
+from events.errors import IdempotencyError, PoisonedMessageError, UnavailableError, VersionConflictError
+from events.ids import new_id
+from events.mapper import decode_decision, encode_decision
+from events.model import Decision, Recorded
+
+REQUEST_TIMEOUT_S = 5.0
+APPEND_ATTEMPTS = 6
+HISTORY_MAX_SUBJECTS = 1024
+PAGE_MESSAGES = 500
+
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+"""`wrong last sequence` and `wrong last sequence: constraints changed under way` (nats-server's errors.json)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """What the log is now. `epoch` changes when the stream is made anew."""
+
+    epoch: str
+    first_position: int
+    last_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where a decision is recorded. `repeated`: it was there already, by an earlier attempt or an earlier command."""
+
+    position: int
+    repeated: bool = False
+
+
+class EventLog:
+    """The one immutable log of decisions, on the stream EVENTS."""
+
+    def __init__(self, connection: Client) -> None:
+        self._nc = connection
+
+    async def append(self, decision: Decision) -> Appended:
+        """Record a decision at its version; returns once it is on disk.
+
+        Exactly one decision can hold a version. When this very decision (same id, same digest) already holds it, as
+        after a lost acknowledgement or for a repeated command, its position is returned. Raises IdempotencyError when
+        the id is the same and the digest is not, VersionConflictError when another decision holds the version, and
+        UnavailableError when the log did not answer (it may have been recorded: append it again to know).
+        """
+        subject = subjects.decision(*self._key(decision), decision.version, decision.routing)
+        version_filter = subjects.version_filter(*self._key(decision), decision.version)
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": "0",
+            "Nats-Expected-Last-Subject-Sequence-Subject": version_filter,
+        }
+        body = encode_decision(decision)
+        for attempt in range(APPEND_ATTEMPTS):
+            try:
+                answer = await self._nc.request(subject, body, timeout=REQUEST_TIMEOUT_S, headers=headers)
+            except (nats.errors.TimeoutError, nats.errors.NoRespondersError) as error:
+                if attempt == APPEND_ATTEMPTS - 1:
+                    raise UnavailableError("The event log does not answer.") from error
+                await asyncio.sleep(0.05 * 2**attempt)  # backoff, not synchronisation
+                continue
+            outcome = strictjson.loads(answer.data)
+            error_ = outcome.get("error")
+            if error_ is None:
+                return Appended(int(outcome["seq"]))
+            if error_.get("err_code") in _WRONG_LAST_SEQUENCE:
+                return await self._recorded_before(decision, version_filter)
+            raise UnavailableError(f"The event log refused a decision: {error_.get('description')}")
+        raise AssertionError("unreachable")
+
+    async def _recorded_before(self, decision: Decision, version_filter: str) -> Appended:
+        holder = await self.last(version_filter)
+        if holder is not None and holder.decision.decision_id == decision.decision_id:
+            check_same_body(holder.decision, decision.digest)
+            return Appended(holder.position, repeated=True)
+        raise VersionConflictError(
+            f"Version {decision.version} of {decision.kind} {decision.aggregate_id} is held by another decision."
+        )
+
+    async def last(self, subject_filter: str) -> Recorded | None:
+        """The last decision on a subject or filter, or None."""
+        found = await self._get_many({"multi_last": [subject_filter], "batch": 1})
+        return found[-1] if found else None
+
+    async def at(self, position: int) -> Recorded | None:
+        """The decision at a position, or None when the log has none there."""
+        found = await self._get_many({"seq": position, "batch": 1})
+        return found[0] if found and found[0].position == position else None
+
+    async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
+        """All decisions of one aggregate, by version. Empty when there is none."""
+        subject_filter = subjects.history(org_id, kind, aggregate_id)
+        try:
+            found = await self._get_many({"multi_last": [subject_filter], "batch": HISTORY_MAX_SUBJECTS})
+        except _TooManySubjectsError:
+            found = [recorded async for recorded in self._walk(subject_filter)]
+        return sorted(found, key=lambda recorded: recorded.decision.version)
+
+    async def _walk(self, subject_filter: str) -> AsyncIterator[Recorded]:
+        async for recorded in self.read(after=0, subject_filter=subject_filter):
+            yield recorded
+
+    async def read(self, after: int, subject_filter: str = "events.>", limit: int = 0) -> AsyncIterator[Recorded]:
+        """The decisions after a position, in order, up to the log's present end; at most `limit` when it is not 0."""
+        remaining = limit or sys.maxsize
+        while remaining > 0:
+            batch = min(PAGE_MESSAGES, remaining)
+            page = await self._get_many({"seq": after + 1, "next_by_subj": subject_filter, "batch": batch})
+            for recorded in page:
+                yield recorded
+            if len(page) < batch:
+                return
+            remaining -= len(page)
+            after = page[-1].position
+
+    async def state(self) -> LogState:
+        """The epoch and the bounds of the log. Raises UnavailableError."""
+        try:
+            answer = await self._nc.request(f"$JS.API.STREAM.INFO.{subjects.EVENTS}", b"", timeout=REQUEST_TIMEOUT_S)
+        except nats.errors.Error as error:
+            raise UnavailableError("The event log does not answer.") from error
+        info = strictjson.loads(answer.data)
+        if "error" in info:
+            raise UnavailableError(f"The event log cannot be read: {info['error'].get('description')}")
+        return LogState(info["created"], info["state"]["first_seq"], info["state"]["last_seq"])
+
+    async def _get_many(self, request: dict[str, object]) -> list[Recorded]:
+        """One direct get that answers with several messages, ended by an empty one with status 204."""
+        inbox = self._nc.new_inbox()
+        queue: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self._nc.subscribe(inbox, cb=queue.put)
+        try:
+            await self._nc.publish(f"$JS.API.DIRECT.GET.{subjects.EVENTS}", strictjson.dumps(request), reply=inbox)
+            found: list[Recorded] = []
+            while (recorded := _from_direct(await asyncio.wait_for(queue.get(), REQUEST_TIMEOUT_S))) is not None:
+                found.append(recorded)
+            return found
+        except (TimeoutError, nats.errors.Error) as error:
+            raise UnavailableError("The event log does not answer a read.") from error
+        finally:
+            await subscription.unsubscribe()
+
+    @staticmethod
+    def _key(decision: Decision) -> tuple[str, str, str]:
+        return decision.org_id, decision.kind, decision.aggregate_id
+
+
+class _TooManySubjectsError(Exception):
+    """A multi_last matched more subjects than the server answers at once (status 413)."""
+
+
+def _from_direct(message: Msg) -> Recorded | None:
+    """One answer of a batched direct get; None at its end."""
+    headers = message.headers or {}
+    status = headers.get("Status")
+    if status in ("204", "404"):
+        return None
+    if status == "413":
+        raise _TooManySubjectsError
+    if status is not None:
+        raise UnavailableError(f"The event log answered {status} {headers.get('Description', '')}.")
+    position, subject = int(headers["Nats-Sequence"]), headers["Nats-Subject"]
+    try:
+        return Recorded(position, decode_decision(subject, message.data))
+    except PoisonedMessageError as error:
+        raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+
+def check_same_body(recorded: Decision, digest: str | None) -> None:
+    """Raises IdempotencyError when a command's id was used before, for another body."""
+    if recorded.digest != digest:
+        raise IdempotencyError(
+            "This Idempotency-Key was used before, with another body. Use a new key for a new request."
+        )
+
+
+def decision_id() -> str:
+    """An id for a decision that no command made; fresh for each, so that a lost acknowledgement can be recognised."""
+    return new_id()

@@ -1,0 +1,45 @@
+"""Batches of records as the log holds them: small ones inline, larger ones in the blob store, one type for both."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+INLINE_MAX_BYTES = 8_192
+"""Up to this size a payload travels inside its event; above, the event carries only the digest."""
+
+
+class Payload(BaseModel):
+    """A batch of records. `inline` is its JSON text, or None when the bytes are in the blob store under `digest`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    """SHA-256 of the bytes, hexadecimal."""
+    size_bytes: int
+    rows: int
+    inline: str | None = None
+
+
+def encode_records(records: Sequence[Any]) -> bytes:
+    """Compact UTF-8 JSON of a batch, keys in the order given: the bytes that the digest is taken of."""
+    return orjson.dumps(records)
+
+
+def decode_records(data: bytes | str) -> list[Any]:
+    """The inverse of `encode_records`."""
+    records: list[Any] = orjson.loads(data)
+    return records
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of `data`, hexadecimal (FIPS 180-4)."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def describe(data: bytes, rows: int) -> Payload:
+    """The payload of encoded records; the caller stores `data` in the blob store when `inline` is None."""
+    inline = data.decode() if len(data) <= INLINE_MAX_BYTES else None
+    return Payload(digest=digest_of(data), size_bytes=len(data), rows=rows, inline=inline)

@@ -1,0 +1,131 @@
+"""Events of the work: a submission, its pipeline runs, and the step results within them."""
+
+from datetime import datetime
+from typing import ClassVar
+
+from events.administration import BlueprintStep
+from events.model import Event
+from events.payload import Payload
+
+SUBMISSION, RUN = "submission", "run"
+
+
+class SubmissionCreated(Event):
+    """A batch of records of one company was handed in."""
+
+    TOPIC: ClassVar[str] = "submission.created"
+    company_id: str
+    blueprint_id: str
+    name: str | None
+    records: Payload
+
+
+class RunStarted(Event):
+    """One execution attempt of a submission began. `retry_of` is the run whose failed step this one goes on from."""
+
+    TOPIC: ClassVar[str] = "run.started"
+    company_id: str
+    submission_id: str
+    blueprint_id: str
+    plan: tuple[BlueprintStep, ...]
+    records: Payload
+    retry_of: str | None = None
+
+
+class StepScheduled(Event):
+    """The step is due, at once or at `not_before`; `step_index` counts from 0, `attempt` from 1."""
+
+    TOPIC: ClassVar[str] = "step.scheduled"
+    step_index: int
+    step_key: str
+    attempt: int
+    not_before: datetime | None = None
+
+
+class StepStarted(Event):
+    """A worker is at a step that takes longer than a moment; short steps are not marked."""
+
+    TOPIC: ClassVar[str] = "step.started"
+    step_index: int
+    step_key: str
+    attempt: int
+    started_at: datetime
+
+
+class StepSucceeded(Event):
+    """The step's result: what it read (by digest), what it made, what it rejected, and how long it took."""
+
+    TOPIC: ClassVar[str] = "step.succeeded"
+    step_index: int
+    step_key: str
+    step_version: str
+    attempt: int
+    started_at: datetime
+    duration_us: int
+    input_digest: str
+    input_rows: int
+    output: Payload
+    rejects: Payload | None = None
+
+
+class StepReused(Event):
+    """The result of an earlier run's step stands for this one: nothing was executed."""
+
+    TOPIC: ClassVar[str] = "step.reused"
+    step_index: int
+    step_key: str
+    step_version: str
+    from_run_id: str
+    input_digest: str
+    input_rows: int
+    output: Payload
+    rejects: Payload | None = None
+
+
+class StepFailed(Event):
+    """An attempt failed. When it will be tried again, a StepScheduled follows in the same decision."""
+
+    TOPIC: ClassVar[str] = "step.failed"
+    step_index: int
+    step_key: str
+    step_version: str | None
+    attempt: int
+    started_at: datetime | None
+    duration_us: int | None
+    input_digest: str
+    input_rows: int
+    code: str
+    message: str
+    final: bool
+
+
+class StepSkipped(Event):
+    """The step was not executed, because the run ended before it."""
+
+    TOPIC: ClassVar[str] = "step.skipped"
+    step_index: int
+    step_key: str
+
+
+class RunSucceeded(Event):
+    """Every step has its result. The output is that of the last step."""
+
+    TOPIC: ClassVar[str] = "run.succeeded"
+    output_digest: str
+    output_rows: int
+
+
+class RunFailed(Event):
+    """A step failed for good, so the run did."""
+
+    TOPIC: ClassVar[str] = "run.failed"
+    step_index: int
+    code: str
+    message: str
+
+
+class RunCancelled(Event):
+    """Somebody stopped the run; its pending steps are skipped."""
+
+    TOPIC: ClassVar[str] = "run.cancelled"
+    reason: str | None

@@ -1,0 +1,68 @@
+"""The names on NATS: streams, subjects, and the routing tokens that let the server itself source TASKS and RESULTS.
+
+A decision is published to `events.<org>.<kind>.<id>.<version>.<class>.<detail>`; class `due` makes it a task, class
+`end` an ending that waiters and subscribers care for, class `log` neither.
+"""
+
+from dataclasses import dataclass
+
+EVENTS = "EVENTS"
+COMMANDS = "COMMANDS"
+TASKS = "TASKS"
+BLOBS = "BLOBS"
+DEAD_LETTERS = "DEAD_LETTERS"
+
+PROJECTED = "signals.projected"
+"""Published by the projector after each commit; a hint that wakes waiters, never a fact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a decision stands in the log, read from its subject."""
+
+    org_id: str
+    kind: str
+    aggregate_id: str
+    version: int
+    routing: str
+
+    @classmethod
+    def parse(cls, subject: str) -> "Address":
+        """Raises ValueError when `subject` is not that of a decision."""
+        _, org_id, kind, aggregate_id, version, routing = subject.split(".", 5)
+        return cls(org_id, kind, aggregate_id, int(version), routing)
+
+
+def decision(org_id: str, kind: str, aggregate_id: str, version: int, routing: str) -> str:
+    """The subject that a decision is published to; `routing` has exactly two tokens."""
+    return f"events.{org_id}.{kind}.{aggregate_id}.{version}.{routing}"
+
+
+def version_filter(org_id: str, kind: str, aggregate_id: str, version: int) -> str:
+    """Matches every decision that could hold this version: the UNIQUE(id, version) of the log (design rule 2)."""
+    return f"events.{org_id}.{kind}.{aggregate_id}.{version}.*.*"
+
+
+def history(org_id: str, kind: str, aggregate_id: str) -> str:
+    """Matches the whole history of one aggregate."""
+    return f"events.{org_id}.{kind}.{aggregate_id}.>"
+
+
+def blob(org_id: str, digest: str) -> str:
+    """Where a blob of an org is kept; the tenant is in the key, so orgs never share one."""
+    return f"blobs.{org_id}.{digest}"
+
+
+def task_filter(step_key: str) -> str:
+    """The tasks of one step, as TASKS receives them from the log: `tasks.<step>.<org>.<run>.<version>`."""
+    return f"tasks.{step_key}.>"
+
+
+def ask(name: str) -> str:
+    """A command that is asked of whoever listens now, and not stored."""
+    return f"ask.{name}"
+
+
+def deferred(org_id: str, name: str) -> str:
+    """A command that no service answered, kept in COMMANDS until one does."""
+    return f"commands.{org_id}.{name}"

@@ -1,0 +1,1 @@
+"""Commands and tasks in, events out: the domain, the step catalogue, and the shells round them."""

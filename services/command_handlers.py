@@ -1,0 +1,317 @@
+"""What each command does: load, decide, append. Every handler may run any number of times for one command.
+
+A creation's decision is version 1 of a new aggregate and carries the command's id, so the log itself recognises the
+repeat. A change looks for its own decision in the history first. Either way the first answer is given again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from events import administration as admin
+from events import commands as cmd
+from events.commands import Accepted, Command
+from events.context import PLATFORM_ORG
+from events.errors import InvalidInputError, NotFoundError, RejectedError, UnavailableError, VersionConflictError
+from events.log import Appended, check_same_body
+from events.model import Decision, Event, Recorded
+from events.payload import Payload
+from events.processing import RUN, SUBMISSION, SubmissionCreated
+from services.blueprint_check import problems_of
+from services.domain import administration as things
+from services.domain import run as runs
+from services.domain.administration import Thing
+from services.repository import Repository
+
+CONFLICT_ATTEMPTS = 10
+
+Handler = Callable[["CommandHandlers", Any], Awaitable[Accepted]]
+
+
+class CommandHandlers:
+    """The handlers of all commands over one repository. `handle` raises RejectedError or UnavailableError."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._log = repository.log
+
+    async def handle(self, command: Command) -> Accepted:
+        """Do a command and answer it; for a repeated one, give the first answer."""
+        return await _HANDLERS[type(command)](self, command)
+
+    async def create_org(self, command: cmd.CreateOrg) -> Accepted:
+        """The org, its first admin and that admin's token."""
+        await self._create(command, admin.ORG, admin.OrgCreated(**_first(command), name=command.name))
+        user = admin.UserCreated(
+            originator_id=command.admin_user_id,
+            originator_version=1,
+            email=command.admin_email,
+            name=None,
+            role="org_admin",
+            company_id=None,
+            identity=None,
+        )
+        await self._create(command, admin.USER, user)
+        token = admin.TokenCreated(
+            originator_id=command.token_id,
+            originator_version=1,
+            name="bootstrap",
+            user_id=command.admin_user_id,
+            hint=command.token_hint,
+            verifier=command.token_verifier,
+        )
+        return await self._create(command, admin.TOKEN, token)
+
+    async def create_company(self, command: cmd.CreateCompany) -> Accepted:
+        """A company of an org that exists."""
+        await self._active(command, admin.ORG, command.org_id)
+        event = admin.CompanyCreated(**_first(command), name=command.name)
+        return await self._create(command, admin.COMPANY, event, company_id=command.aggregate_id)
+
+    async def create_user(self, command: cmd.CreateUser) -> Accepted:
+        """A user of the whole org, or of a company that exists."""
+        if command.company_id is not None:
+            await self._active(command, admin.COMPANY, command.company_id)
+        event = admin.UserCreated(
+            **_first(command),
+            email=command.email,
+            name=command.name,
+            role=command.role,
+            company_id=command.company_id,
+            identity=command.identity,
+        )
+        return await self._create(command, admin.USER, event, company_id=command.company_id)
+
+    async def create_token(self, command: cmd.CreateToken) -> Accepted:
+        """A token of a user that is active."""
+        try:
+            user = await self._active(command, admin.USER, command.user_id)
+        except RejectedError:
+            return await self._first_answer(command, admin.TOKEN)
+        event = admin.TokenCreated(
+            **_first(command),
+            name=command.name,
+            user_id=command.user_id,
+            hint=command.hint,
+            verifier=command.verifier,
+        )
+        return await self._create(command, admin.TOKEN, event, company_id=user.company_id)
+
+    async def create_blueprint(self, command: cmd.CreateBlueprint) -> Accepted:
+        """A blueprint, when every step is registered and every config fits its schema."""
+        if problems := problems_of(command.steps, await self._registry(command.steps)):
+            return await self._first_answer(
+                command, admin.BLUEPRINT, InvalidInputError("The blueprint's steps are not valid.", problems)
+            )
+        event = admin.BlueprintCreated(
+            **_first(command), name=command.name, description=command.description, steps=command.steps
+        )
+        return await self._create(command, admin.BLUEPRINT, event)
+
+    async def rename_org(self, command: cmd.RenameOrg) -> Accepted:
+        """Another name for the org."""
+        return await self._change(command, admin.ORG, lambda org: things.rename_org(org, command.name))
+
+    async def deactivate_user(self, command: cmd.DeactivateUser) -> Accepted:
+        """A user acts no more."""
+        return await self._change(command, admin.USER, things.deactivate_user)
+
+    async def revoke_token(self, command: cmd.RevokeToken) -> Accepted:
+        """A token is used no more."""
+        return await self._change(command, admin.TOKEN, things.revoke_token)
+
+    async def archive_blueprint(self, command: cmd.ArchiveBlueprint) -> Accepted:
+        """A blueprint starts no further runs."""
+        return await self._change(command, admin.BLUEPRINT, things.archive_blueprint)
+
+    async def create_submission(self, command: cmd.CreateSubmission) -> Accepted:
+        """A submission and, unless it is told not to, its first run: two decisions, sent at once.
+
+        Both carry the command's id, so a crash between the two is repaired by the command's repeat.
+        """
+        try:
+            await self._active(command, admin.COMPANY, command.company_id)
+            blueprint = await self._active(command, admin.BLUEPRINT, command.blueprint_id)
+        except RejectedError as error:
+            return await self._first_answer(command, SUBMISSION, error)
+        created = SubmissionCreated(
+            **_first(command),
+            company_id=command.company_id,
+            blueprint_id=command.blueprint_id,
+            name=command.name,
+            records=command.records,
+        )
+        appends = [self._create(command, SUBMISSION, created, company_id=command.company_id)]
+        if command.run_id is not None:
+            started = self._run_started(
+                command.run_id, command.aggregate_id, blueprint, command.company_id, command.records
+            )
+            appends.append(self._create_run(command, started, command.company_id, command.aggregate_id))
+        answers = await asyncio.gather(*appends, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers[-1]  # type: ignore[return-value]  # the exceptions were raised
+
+    async def create_run(self, command: cmd.CreateRun) -> Accepted:
+        """A further run of a submission, by its blueprint."""
+        try:
+            history = await self._log.history(command.org_id, SUBMISSION, command.submission_id)
+            if not history:
+                raise NotFoundError(f"There is no submission {command.submission_id}.")
+            submission = history[0].decision.events[0]
+            assert isinstance(submission, SubmissionCreated)
+            blueprint = await self._active(command, admin.BLUEPRINT, submission.blueprint_id)
+        except RejectedError as error:
+            return await self._first_answer(command, RUN, error)
+        started = self._run_started(
+            command.aggregate_id, command.submission_id, blueprint, submission.company_id, submission.records
+        )
+        return await self._create_run(command, started, submission.company_id, command.submission_id)
+
+    async def retry_run(self, command: cmd.RetryRun) -> Accepted:
+        """A run that goes on from another one's failed step."""
+        try:
+            state = await self._repository.run(command.org_id, command.run_id)
+            if state.status == "none":
+                raise NotFoundError(f"There is no run {command.run_id}.")
+            started = runs.start_again(state, command.aggregate_id)
+        except RejectedError as error:
+            return await self._first_answer(command, RUN, error)
+        return await self._create_run(command, started, state.company_id, state.submission_id)
+
+    async def cancel_run(self, command: cmd.CancelRun) -> Accepted:
+        """Stop a run; its pending steps are skipped."""
+        for _ in range(CONFLICT_ATTEMPTS):
+            history = await self._log.history(command.org_id, RUN, command.aggregate_id)
+            if not history:
+                raise NotFoundError(f"There is no run {command.aggregate_id}.")
+            if (answer := _answered_in(history, command)) is not None:
+                return answer
+            state = runs.fold(command.aggregate_id, _events(history))
+            events = runs.cancel(state, command.reason)
+            if not events:
+                return Accepted(position=history[-1].position)
+            decision = _decision(
+                command, RUN, events, runs.routing(events), state.company_id, state.submission_id
+            )
+            try:
+                return _accepted(await self._log.append(decision))
+            except VersionConflictError:
+                continue
+        raise UnavailableError("The run changes too fast to be cancelled now; try again.")
+
+    async def _change(self, command: Command, kind: str, decide: Callable[[Thing], list[Event]]) -> Accepted:
+        """Load an administrative aggregate, decide, append; again when somebody else was faster."""
+        for _ in range(CONFLICT_ATTEMPTS):
+            history = await self._log.history(command.org_id, kind, command.aggregate_id)
+            if (answer := _answered_in(history, command)) is not None:
+                return answer
+            thing = things.fold(command.aggregate_id, _events(history))
+            events = decide(thing)
+            if not events:
+                return Accepted(position=history[-1].position)
+            try:
+                decision = _decision(command, kind, events, f"log.{kind}", thing.company_id, None)
+                return _accepted(await self._log.append(decision))
+            except VersionConflictError:
+                continue
+        raise UnavailableError(f"The {kind} changes too fast to be changed now; try again.")
+
+    async def _create(self, command: Command, kind: str, event: Event, company_id: str | None = None) -> Accepted:
+        correlation = event.originator_id if kind == SUBMISSION else None
+        decision = _decision(command, kind, [event], f"log.{kind}", company_id, correlation)
+        return _accepted(await self._log.append(decision))
+
+    async def _create_run(self, command: Command, events: list[Event], company_id: str, submission_id: str) -> Accepted:
+        decision = _decision(command, RUN, events, runs.routing(events), company_id, submission_id)
+        return _accepted(await self._log.append(decision))
+
+    async def _first_answer(self, command: Command, kind: str, refusal: RejectedError | None = None) -> Accepted:
+        """The answer of this command's first time, should there have been one; else the refusal holds."""
+        history = await self._log.history(command.org_id, kind, command.aggregate_id)
+        if (answer := _answered_in(history, command)) is not None:
+            return answer
+        raise refusal or NotFoundError("What the command refers to does not exist.")
+
+    async def _active(self, command: Command, kind: str, aggregate_id: str) -> Thing:
+        thing = await self._repository.thing(command.org_id, kind, aggregate_id)
+        return things.must_be_active(thing, kind, "archived" if kind == admin.BLUEPRINT else "deactivated")
+
+    async def _registry(self, steps: Sequence[admin.BlueprintStep]) -> dict[str, admin.StepRegistered]:
+        """The registrations of the steps that a blueprint names; of all, when it names one that is not registered."""
+        keys = sorted({step.key for step in steps})
+        found = await asyncio.gather(*(self._repository.thing(PLATFORM_ORG, admin.STEP, key) for key in keys))
+        registry = {thing.aggregate_id: thing.registration for thing in found if thing.registration is not None}
+        if len(registry) < len(keys):
+            for recorded in await self._log.history(PLATFORM_ORG, admin.STEP, "*"):
+                event = recorded.decision.events[-1]
+                if isinstance(event, admin.StepRegistered):
+                    registry[event.originator_id] = event
+        return registry
+
+    @staticmethod
+    def _run_started(
+        run_id: str, submission_id: str, blueprint: Thing, company_id: str, records: Payload
+    ) -> list[Event]:
+        return runs.start(
+            run_id,
+            company_id=company_id,
+            submission_id=submission_id,
+            blueprint_id=blueprint.aggregate_id,
+            plan=blueprint.steps,
+            records=records,
+        )
+
+
+_HANDLERS: dict[type[Command], Handler] = {
+    kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()
+}
+
+
+def _first(command: Command) -> dict[str, Any]:
+    return {"originator_id": command.aggregate_id, "originator_version": 1}
+
+
+def _decision(
+    command: Command,
+    kind: str,
+    events: Sequence[Event],
+    routing: str,
+    company_id: str | None,
+    correlation_id: str | None,
+) -> Decision:
+    return Decision(
+        org_id=command.org_id,
+        kind=kind,
+        aggregate_id=events[0].originator_id,
+        version=events[0].originator_version,
+        routing=routing,
+        decision_id=command.command_id,
+        at=datetime.now(UTC),
+        actor=command.actor,
+        events=tuple(events),
+        company_id=company_id,
+        causation_id=command.command_id,
+        correlation_id=correlation_id,
+        request_id=command.request_id,
+        digest=command.digest,
+    )
+
+
+def _answered_in(history: Sequence[Recorded], command: Command) -> Accepted | None:
+    """The first answer to this command, when the history holds its decision."""
+    for recorded in history:
+        if recorded.decision.decision_id == command.command_id:
+            check_same_body(recorded.decision, command.digest)
+            return Accepted(position=recorded.position, repeated=True)
+    return None
+
+
+def _accepted(appended: Appended) -> Accepted:
+    return Accepted(position=appended.position, repeated=appended.repeated)
+
+
+def _events(history: Sequence[Recorded]) -> list[Event]:
+    return [event for recorded in history for event in recorded.decision.events]

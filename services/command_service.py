@@ -1,0 +1,130 @@
+"""The command service: FastStream handlers for commands that are asked now, and for those that were deferred.
+
+`ask.<command>` is answered over the reply subject and is not stored: what counts is the decision in the log. What
+nobody answered is in COMMANDS and is done when a service is there again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from faststream import AckPolicy, FastStream
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.annotations import NatsMessage
+from nats.aio.client import Client
+from nats.js.api import ConsumerConfig
+
+from events import subjects
+from events.commands import COMMANDS, Answer, Command
+from events.errors import RejectedError, UnavailableError, rejection_to_json
+from events.log import EventLog
+from events.logging import get_logger
+from services.command_handlers import CommandHandlers
+from services.repository import Repository
+from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
+
+RECONNECT_WAIT_S = 1
+QUEUE = "commands"
+DEFERRED_BATCH = 16
+DEFERRED_ACK_WAIT_S = 30
+
+_logger = get_logger("commands")
+
+
+class CommandService:
+    """The command service's handlers on a broker; `start` and `stop` run it."""
+
+    def __init__(self, broker: NatsBroker) -> None:
+        self.broker = broker
+        self._handlers: CommandHandlers | None = None
+        self._fresh: asyncio.Task[None] | None = None
+        self._connection: Client | None = None
+        for kind in COMMANDS.values():
+            broker.subscriber(subjects.ask(kind.NAME), queue=QUEUE, description=kind.__doc__)(self._ask(kind))
+        self._deferred_subscriber()
+
+    async def start(self) -> None:
+        """Connect, and begin to answer."""
+        self._connection = await self.broker.connect()
+        repository = Repository(EventLog(self._connection))
+        self._handlers = CommandHandlers(repository)
+        self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
+        await self.broker.start()
+
+    async def stop(self) -> None:
+        """Answer what is in hand, and leave."""
+        if self._fresh is not None:
+            self._fresh.cancel()
+            await asyncio.gather(self._fresh, return_exceptions=True)
+        await self.broker.stop()
+
+    async def answer(self, command: Command) -> Answer:
+        """Do a command; every refusal is an answer."""
+        assert self._handlers is not None, "the service has not started"
+        try:
+            return Answer(accepted=await self._handlers.handle(command))
+        except RejectedError as error:
+            return Answer(rejected=rejection_to_json(error))
+
+    def _ask(self, kind: type[Command]) -> Callable[..., Awaitable[Any]]:
+        async def ask(command: Any) -> bytes:
+            try:
+                answer = await self.answer(command)
+            except UnavailableError as error:
+                answer = Answer(unavailable=error.message)
+            return answer.model_dump_json().encode()
+
+        ask.__name__ = kind.NAME
+        ask.__annotations__ = {"command": kind, "return": bytes}
+        return ask
+
+    def _deferred_subscriber(self) -> None:
+        subscriber = self.broker.subscriber(
+            "commands.>",
+            durable="command-service",
+            stream=JStream(subjects.COMMANDS, declare=False),
+            pull_sub=PullSub(batch_size=DEFERRED_BATCH, timeout=5),
+            config=ConsumerConfig(ack_wait=DEFERRED_ACK_WAIT_S, max_ack_pending=1000),
+            ack_policy=AckPolicy.MANUAL,
+            max_workers=DEFERRED_BATCH,
+            description="Commands that no service answered when they were sent.",
+        )
+
+        @subscriber
+        async def deferred_command(body: bytes, message: NatsMessage) -> None:
+            raw = message.raw_message
+            assert self._connection is not None
+            await settle(self._connection, raw, await self._deferred(raw.subject, body, deliveries_of(raw)))
+
+    async def _deferred(self, subject: str, body: bytes, deliveries: int) -> Outcome:
+        kind = COMMANDS.get(subject.rsplit(".", 1)[-1])
+        if kind is None:
+            return Broken("no such command")
+        try:
+            command = kind.model_validate_json(body)
+        except ValueError as error:
+            return Broken(f"not a {kind.NAME} command: {error}"[:2000])
+        try:
+            answer = await self.answer(command)
+        except Exception as error:  # settled by policy: again later, and in the end a dead letter
+            return after_failure(deliveries, error)
+        _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **answer.model_dump())
+        return Done()
+
+
+def build_broker(servers: list[str], name: str) -> NatsBroker:
+    """A FastStream broker as every service of ours uses it: silent about single messages, reconnecting for ever."""
+    return NatsBroker(
+        servers,
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_S,
+        connect_timeout=5,
+        graceful_timeout=15.0,
+        logger=None,
+    )
+
+
+def build_app(service: CommandService) -> FastStream:
+    """The FastStream application, for its AsyncAPI document."""
+    return FastStream(service.broker, logger=None)

@@ -1,0 +1,148 @@
+"""extract_domain: the registrable domain behind URLs and e-mail addresses, by the Public Suffix List."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Self
+
+import ada_url
+from publicsuffixlist import PublicSuffixList
+from pydantic import ConfigDict, Field, model_validator
+
+from services.steps._rowwise import Changed, Fault, Memo, RowFault, RowwiseConfig, require_fields, run_rows
+from services.steps.base import Record, StepOutput, step
+
+MAX_URL_CHARACTERS = 8192
+MAX_DOMAIN_CHARACTERS = 253
+
+WEB_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+# What would end the host or begin another part of a URL, were an address's domain pasted into one.
+NOT_IN_A_DOMAIN = re.compile(r"[\s/\\?#@:%<>\[\]]")
+# Letters, digits, hyphen: RFC 1123 section 2.1, which registries hold to; RFC 1035 bounds a label at 63.
+REGISTRABLE = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class ExtractDomainConfig(RowwiseConfig):
+    """Where to look for a domain, and how much of it to keep."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"url_fields": ["website"], "email_fields": ["email"], "output_field": "domain"}],
+        }
+    )
+
+    url_fields: list[str] = Field(default=[], max_length=100)
+    """Fields with URLs or bare host names, in order of preference. They are tried before `email_fields`."""
+
+    email_fields: list[str] = Field(default=[], max_length=100)
+    """Fields with e-mail addresses, in order of preference; what follows the last `@` is looked at."""
+
+    output_field: str = "domain"
+    """The field to write the domain into, as lower-case ASCII (IDNA A-labels). A field of that name is replaced."""
+
+    private_suffixes: bool = False
+    """Also count the list's private suffixes, so that `shop.github.io` is a domain of its own and not `github.io`."""
+
+    @model_validator(mode="after")
+    def _some_field_is_read(self) -> Self:
+        if not self.url_fields and not self.email_fields:
+            raise ValueError("name at least one field in url_fields or email_fields")
+        return self
+
+
+@step(
+    "extract_domain",
+    version=f"1+psl{version('publicsuffixlist')}+ada{version('ada-url')}",
+    summary="Find the registrable domain of a website or e-mail address.",
+    config=ExtractDomainConfig,
+)
+def extract_domain(records: Sequence[Record], config: ExtractDomainConfig) -> StepOutput:
+    """Write the registrable domain of the first field that has one; null when all the fields are null or blank.
+
+    Faults, when fields have values and none gives a domain (the first such field is named): `not_text`,
+    `invalid_url`, `invalid_email`, `ip_address`, `public_suffix` (the host is a suffix, such as co.uk),
+    `unknown_suffix` (the host's top-level domain is not on the list). Raises StepError `unknown_field`, and the
+    fault's code under `on_error: fail`.
+
+    Hosts are parsed by the WHATWG URL Standard; the list is the one packaged with publicsuffixlist.
+    """
+    require_fields(records, [*config.url_fields, *config.email_fields])
+    suffixes = _suffixes(config.private_suffixes)
+    by_url = Memo(_finder(_host_of_url, "invalid_url", suffixes))
+    by_email = Memo(_finder(_host_of_email, "invalid_email", suffixes))
+    sources = [(field, by_url) for field in config.url_fields] + [(field, by_email) for field in config.email_fields]
+    output_field = config.output_field
+
+    def change(record: Record) -> Changed:
+        fault: RowFault | None = None
+        for field, memo in sources:
+            value = record.get(field)
+            if value is None or value == "":
+                continue
+            result = memo[value] if isinstance(value, str) else Fault("not_text")
+            if isinstance(result, str):
+                return {**record, output_field: result}, None
+            if isinstance(result, Fault):
+                fault = fault or RowFault(field, result.code, value)
+        return {**record, output_field: None}, fault
+
+    return run_rows(records, config.on_error, change)
+
+
+@cache
+def _suffixes(private: bool) -> PublicSuffixList:
+    # The packaged list only: a list fetched at run time would let the same input give another output tomorrow.
+    return PublicSuffixList(accept_unknown=False, only_icann=not private)
+
+
+def _finder(
+    host_of: Callable[[str], tuple[str, bool] | None], invalid: str, suffixes: PublicSuffixList
+) -> Callable[[str], str | Fault | None]:
+    """The function from a field's text to its registrable domain, None for a blank one, or a Fault."""
+
+    def find(text: str) -> str | Fault | None:
+        text = text.strip()
+        if not text:
+            return None
+        parsed = host_of(text)
+        if parsed is None:
+            return Fault(invalid)
+        host, is_name = parsed
+        if not is_name:
+            return Fault("ip_address")
+        host = host.removesuffix(".")
+        if len(host) > MAX_DOMAIN_CHARACTERS or ".." in host or host.startswith("."):
+            return Fault(invalid)
+        domain = suffixes.privatesuffix(host)
+        if domain is None:
+            return Fault("public_suffix" if suffixes.publicsuffix(host) is not None else "unknown_suffix")
+        return domain if REGISTRABLE.fullmatch(domain) else Fault(invalid)
+
+    return find
+
+
+def _host_of_url(text: str) -> tuple[str, bool] | None:
+    """The host, and whether it is a name rather than an address; None when the text is no web address."""
+    if len(text) > MAX_URL_CHARACTERS:
+        return None
+    if not WEB_SCHEME.match(text):
+        if "://" in text:
+            return None
+        text = "https://" + text.removeprefix("//")
+    try:
+        url = ada_url.URL(text)
+    except ValueError:  # also UnicodeEncodeError, for a lone surrogate
+        return None
+    return url.hostname, url.host_type == ada_url.HostType.DEFAULT
+
+
+def _host_of_email(text: str) -> tuple[str, bool] | None:
+    local, _, domain = text.rpartition("@")
+    if not local or not domain:
+        return None
+    if domain[0] == "[" and domain[-1] == "]":  # an address literal, RFC 5321 section 4.1.3
+        return domain, False
+    if NOT_IN_A_DOMAIN.search(domain):
+        return None
+    return _host_of_url(domain)

@@ -1,0 +1,1 @@
+"""The step worker: tasks in, step results out."""

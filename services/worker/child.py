@@ -1,0 +1,63 @@
+"""An isolated step process: `python -m services.worker.child MEMORY_MAX_BYTES MODULE…`.
+
+It reads requests and writes results as length-prefixed frames on its first two file descriptors, one at a time. What
+a step does to this process (crash, hang, eat memory) is done to no other run.
+"""
+
+import os
+import resource
+import struct
+import sys
+from typing import BinaryIO
+
+import orjson
+
+from services.worker.execution import Failure, execute, pack
+from services.worker.registry import load_steps
+
+FRAME_HEAD = struct.Struct("<I")
+
+
+def read_frames(stream: BinaryIO) -> list[bytes] | None:
+    """One message: a count, then that many frames. None at the end of the stream."""
+    head = stream.read(FRAME_HEAD.size)
+    if len(head) < FRAME_HEAD.size:
+        return None
+    frames = []
+    for _ in range(FRAME_HEAD.unpack(head)[0]):
+        size_bytes = FRAME_HEAD.unpack(stream.read(FRAME_HEAD.size))[0]
+        frames.append(stream.read(size_bytes))
+    return frames
+
+
+def write_frames(stream: BinaryIO, frames: list[bytes]) -> None:
+    """The inverse of `read_frames`."""
+    stream.write(FRAME_HEAD.pack(len(frames)))
+    for frame in frames:
+        stream.write(FRAME_HEAD.pack(len(frame)))
+        stream.write(frame)
+    stream.flush()
+
+
+def main(memory_max_bytes: int, modules: list[str]) -> None:
+    """Serve steps until the worker closes the pipe."""
+    requests = os.fdopen(os.dup(0), "rb")
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_max_bytes, memory_max_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    steps = load_steps(modules)
+    write_frames(results, [b"ready"])
+    while (frames := read_frames(requests)) is not None:
+        request = orjson.loads(frames[0])
+        step = steps.get(request["step"])
+        if step is None:
+            result = pack(Failure("step_unknown", f"This worker does not serve {request['step']!r}.", retryable=True))
+        else:
+            result = pack(execute(step, frames[1], request["config"]))
+        write_frames(results, list(result))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

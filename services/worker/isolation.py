@@ -1,0 +1,106 @@
+"""A pool of isolated step processes: a step that crashes, hangs or eats memory fails alone, with its reason."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from events.logging import get_logger
+from services.worker.child import FRAME_HEAD
+from services.worker.execution import Executed, Failure, unpack
+
+START_TIMEOUT_S = 30.0
+PIPE_LIMIT_BYTES = 1024 * 1024
+
+_logger = get_logger("isolation")
+
+
+class StepProcesses:
+    """Up to `size` step processes, started when they are first needed and kept for the next batch."""
+
+    def __init__(self, size: int, modules: Sequence[str], memory_max_bytes: int) -> None:
+        self._slots = asyncio.Semaphore(size)
+        self._command = [sys.executable, "-m", "services.worker.child", str(memory_max_bytes), *modules]
+        self._idle: list[asyncio.subprocess.Process] = []
+
+    async def execute(
+        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float
+    ) -> Executed | Failure:
+        """Run one step over one batch, bounded in time. Cancelling this kills the process that is at it."""
+        async with self._slots:
+            process = await self._take()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    frames = await _ask(process, [orjson.dumps({"step": step_key, "config": config}), records])
+            except TimeoutError:
+                await _kill(process)
+                return Failure("step_timeout", f"The step took longer than {timeout_s:g} s and was stopped.", True)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return Failure("step_crashed", _death(await process.wait()), retryable=True)
+            except BaseException:
+                await _kill(process)
+                raise
+            self._idle.append(process)
+            return unpack(frames)
+
+    async def close(self) -> None:
+        """Stop the processes that are idle; the busy ones belong to whoever executes."""
+        await asyncio.gather(*(_kill(process) for process in self._idle))
+        self._idle.clear()
+
+    async def _take(self) -> asyncio.subprocess.Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, limit=PIPE_LIMIT_BYTES
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await _read(process)
+        except BaseException:
+            await _kill(process)
+            raise
+        return process
+
+
+async def _ask(process: asyncio.subprocess.Process, frames: list[bytes]) -> list[bytes]:
+    assert process.stdin is not None
+    process.stdin.write(FRAME_HEAD.pack(len(frames)))
+    for frame in frames:
+        process.stdin.write(FRAME_HEAD.pack(len(frame)))
+        process.stdin.write(frame)
+    await process.stdin.drain()
+    return await _read(process)
+
+
+async def _read(process: asyncio.subprocess.Process) -> list[bytes]:
+    stdout = process.stdout
+    assert stdout is not None
+    count = FRAME_HEAD.unpack(await stdout.readexactly(FRAME_HEAD.size))[0]
+    frames = []
+    for _ in range(count):
+        size_bytes = FRAME_HEAD.unpack(await stdout.readexactly(FRAME_HEAD.size))[0]
+        frames.append(await stdout.readexactly(size_bytes))
+    return frames
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+def _death(return_code: int) -> str:
+    """How a step process ended, in words."""
+    if return_code >= 0:
+        return f"The step ended its process with exit code {return_code}."
+    name = signal.Signals(-return_code).name
+    hint = " (out of memory, or killed by somebody)" if name == "SIGKILL" else ""
+    return f"The step's process was killed by {name}{hint}."

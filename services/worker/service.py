@@ -1,0 +1,193 @@
+"""The worker as a service: registers its steps, takes tasks through FastStream, keeps them alive, hands them back."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from faststream import AckPolicy, FastStream
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.annotations import NatsMessage
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
+
+from events import subjects
+from events.administration import STEP, StepRegistered
+from events.blobs import BlobStore
+from events.context import PLATFORM_ORG, SERVICE_ACTOR
+from events.errors import PoisonedMessageError, VersionConflictError
+from events.log import EventLog, decision_id
+from events.logging import get_logger
+from events.mapper import decode_decision
+from events.model import Decision
+from events.settings import Settings
+from services.domain import administration
+from services.repository import Repository
+from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
+from services.steps.base import Step
+from services.worker.isolation import StepProcesses
+from services.worker.registry import load_steps
+from services.worker.task import Task, TaskRunner
+from services.worker.watchdog import Watchdog
+
+FETCH_BATCH = 32
+FETCH_TIMEOUT_S = 5
+ACK_PENDING_MAX = 4096
+HAND_BACK_S = 0.2
+DRAIN_S = 8.0
+TASK_SUBJECT_TOKENS = 5
+
+_logger = get_logger("worker")
+
+
+class Worker:
+    """One worker process: the steps of its modules, each with its own durable consumer on TASKS."""
+
+    def __init__(self, settings: Settings, broker: NatsBroker) -> None:
+        self.broker = broker
+        self._settings = settings
+        self._steps = load_steps(settings.step_modules)
+        self._slots = asyncio.Semaphore(settings.worker_concurrency)
+        self._in_hand: dict[Msg, float] = {}
+        self._working: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        for step in self._steps.values():
+            self._subscribe(step)
+
+    async def start(self) -> None:
+        """Connect, register the steps, and begin to take tasks."""
+        self._connection: Client = await self.broker.connect()
+        log = EventLog(self._connection)
+        self._watchdog = Watchdog()
+        self._processes = StepProcesses(
+            self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
+        )
+        self._runner = TaskRunner(
+            log,
+            BlobStore(self._connection),
+            self._steps,
+            self._processes,
+            self._settings.checkpoint_ms,
+            self._watchdog,
+        )
+        for step in self._steps.values():
+            await register(log, step)
+        self._keeper = asyncio.create_task(self._keep_alive())
+        await self.broker.start()
+        _logger.info("worker_started", steps=sorted(self._steps))
+
+    async def stop(self) -> None:
+        """Finish what ends soon, hand back the rest, leave."""
+        self._stopping = True
+        if self._working:
+            await asyncio.wait(self._working, timeout=DRAIN_S)
+        for task in list(self._working):
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._processes.close()
+        self._watchdog.close()
+        await self.broker.stop()
+
+    def _subscribe(self, step: Step[Any]) -> None:
+        """One handler a step. It admits a task and returns; a full worker admits none, and so fetches none."""
+        subscriber = self.broker.subscriber(
+            subjects.task_filter(step.key),
+            durable=f"step-{step.key}",
+            stream=JStream(subjects.TASKS, declare=False),
+            pull_sub=PullSub(batch_size=FETCH_BATCH, timeout=FETCH_TIMEOUT_S),
+            config=ConsumerConfig(ack_wait=self._settings.task_ack_wait_s, max_ack_pending=ACK_PENDING_MAX),
+            ack_policy=AckPolicy.MANUAL,
+            title=f"tasks:{step.key}",
+            description=f"{step.summary} The message is the decision that made the step due.",
+        )
+
+        async def admit(body: bytes, message: NatsMessage) -> None:
+            raw: Msg = message.raw_message
+            self._in_hand[raw] = asyncio.get_running_loop().time()
+            await self._slots.acquire()
+            working = asyncio.create_task(self._work(raw))
+            self._working.add(working)
+            working.add_done_callback(self._working.discard)
+
+        admit.__name__ = f"task_{step.key}"
+        subscriber(admit)
+
+    async def _work(self, message: Msg) -> None:
+        outcome: Outcome = RetryAfter(HAND_BACK_S)
+        try:
+            if not self._stopping:
+                outcome = await self._outcome(message)
+        finally:  # a cancelled task is handed back
+            self._slots.release()
+            self._in_hand.pop(message, None)
+            await settle(self._connection, message, outcome)
+
+    async def _outcome(self, message: Msg) -> Outcome:
+        deliveries = deliveries_of(message)
+        try:
+            return await self._runner.run(Task(_decode(message), deliveries))
+        except PoisonedMessageError as error:
+            return Broken(error.message)
+        except Exception as error:  # settled by policy: again later, and in the end a dead letter
+            return after_failure(deliveries, error)
+
+    async def _keep_alive(self) -> None:
+        """Tell the server, for every task held longer than a third of its time, that it is not forgotten."""
+        period_s = self._settings.task_ack_wait_s / 3
+        while True:
+            await asyncio.sleep(period_s)
+            old = asyncio.get_running_loop().time() - period_s
+            for message in [held for held, since in self._in_hand.items() if since < old]:
+                await message.in_progress()
+
+
+async def register(log: EventLog, step: Step[Any]) -> None:
+    """Record that this version of a step is served, unless it is recorded already."""
+    repository = Repository(log)
+    registration = StepRegistered(
+        originator_id=step.key,
+        originator_version=1,
+        version=step.version,
+        summary=step.summary,
+        config_schema=dict(step.config_schema()),
+        has_effects=step.has_effects,
+    )
+    while True:
+        known = await repository.fresh_thing(PLATFORM_ORG, STEP, step.key)
+        events = administration.register_step(known, registration)
+        if not events:
+            return
+        decision = Decision(
+            org_id=PLATFORM_ORG,
+            kind=STEP,
+            aggregate_id=step.key,
+            version=known.version + 1,
+            routing="log.step",
+            decision_id=decision_id(),
+            at=datetime.now(UTC),
+            actor=SERVICE_ACTOR,
+            events=tuple(events),
+        )
+        try:
+            await log.append(decision)
+            return
+        except VersionConflictError:
+            continue  # another worker registered it in this moment; look again
+
+
+def _decode(message: Msg) -> Decision:
+    """The decision behind a task. TASKS keeps the log's body, under `tasks.<step>.<org>.<run>.<version>`."""
+    tokens = message.subject.split(".")
+    if len(tokens) != TASK_SUBJECT_TOKENS:
+        raise PoisonedMessageError(f"{message.subject} is not the subject of a task.")
+    _, step_key, org_id, run_id, version = tokens
+    return decode_decision(subjects.decision(org_id, "run", run_id, int(version), f"due.{step_key}"), message.data)
+
+
+def build_app(worker: Worker) -> FastStream:
+    """The FastStream application, for its AsyncAPI document."""
+    return FastStream(worker.broker, logger=None)
+
+

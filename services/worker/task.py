@@ -1,0 +1,222 @@
+"""What a worker does with one task: fold the run, execute its due step and those that follow, record, once.
+
+Steps may execute twice; a result is recorded once, because the version check lets one decision through and every
+other attempt reloads and finds that the run no longer waits for it (design rule 5).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from events.blobs import BlobStore
+from events.context import SERVICE_ACTOR
+from events.errors import VersionConflictError
+from events.log import EventLog, decision_id
+from events.model import Decision, Event
+from events.payload import Payload
+from events.processing import RUN
+from services.domain import run as runs
+from services.domain.run import Done, Fault, RunState
+from services.settle import Done as Settled
+from services.settle import Outcome, RetryAfter
+from services.worker.execution import Executed, Failure, execute
+from services.worker.isolation import StepProcesses
+from services.worker.registry import Registry
+
+INLINE_MAX_BYTES = 64 * 1024
+"""Larger batches run in a step process, so that the worker's loop stays free."""
+UNRECORDED_MAX_BYTES = 256 * 1024
+MARK_STARTED_AFTER_S = 0.3
+EARLY_TOLERANCE_S = 0.02
+DELIVERIES_MAX = 20
+CONFLICT_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A decision that made a step due, as TASKS delivered it. `suspicious`: an earlier delivery came to nothing."""
+
+    decision: Decision
+    deliveries: int
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether a worker may have died of it, so that it must run isolated. A backoff costs one delivery."""
+        waits = any(getattr(event, "not_before", None) for event in self.decision.events)
+        return self.deliveries > (2 if waits else 1)
+
+
+@dataclass(slots=True)
+class Chain:
+    """What has been executed and not yet recorded."""
+
+    outcomes: list[Done | Fault] = field(default_factory=list)
+    size_bytes: int = 0
+    began_s: float = field(default_factory=time.perf_counter)
+
+
+class TaskRunner:
+    """Runs tasks over one log. `guard` is told when a step begins and ends on the worker's own loop."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        blobs: BlobStore,
+        registry: Registry,
+        processes: StepProcesses,
+        checkpoint_ms: float,
+        guard: Callable[[float | None], None],
+    ) -> None:
+        self._log = log
+        self._blobs = blobs
+        self._registry = registry
+        self._processes = processes
+        self._checkpoint_s = checkpoint_ms / 1000
+        self._guard = guard
+
+    async def run(self, task: Task) -> Outcome:
+        """Bring the run forward as far as this task allows. Connection trouble is raised, all else is recorded."""
+        state = await self._load(task.decision)
+        scheduled, due = runs.fold(state.run_id, task.decision.events).due, state.due
+        if due is None or scheduled is None or not runs.awaits(state, scheduled.step_index, scheduled.attempt):
+            return Settled()
+        if due.not_before is not None:
+            early_s = (due.not_before - datetime.now(UTC)).total_seconds()
+            if early_s > EARLY_TOLERANCE_S:
+                return RetryAfter(early_s)
+        if task.deliveries > DELIVERIES_MAX:
+            message = f"The task was delivered {task.deliveries} times and no worker lived to finish it."
+            lost = Fault(due.step_index, due.attempt, "worker_lost", message, retryable=False)
+            await self._record(task, state, [lost])
+            return Settled()
+        await self._execute_from(task, state)
+        return Settled()
+
+    async def _load(self, decision: Decision) -> RunState:
+        """The run's state. A first decision is the whole history, unless a later one turns up as a conflict."""
+        if decision.version == 1:
+            return runs.fold(decision.aggregate_id, decision.events)
+        history = await self._log.history(decision.org_id, RUN, decision.aggregate_id)
+        return runs.fold(decision.aggregate_id, (event for known in history for event in known.decision.events))
+
+    async def _execute_from(self, task: Task, state: RunState) -> None:
+        """Execute the due step, and the next ones while little is unrecorded; then record them all at once."""
+        assert state.due is not None
+        chain = Chain()
+        index, attempt = state.due.step_index, state.due.attempt
+        source = state.input_of(index)
+        data = await self._blobs.load(task.decision.org_id, source)
+        while True:
+            outcome, data = await self._step(task, state, index, attempt, data)
+            chain.outcomes.append(outcome)
+            if isinstance(outcome, Fault):
+                break
+            chain.size_bytes += len(data)
+            index, attempt = index + 1, 1
+            if index == len(state.plan) or not self._may_go_on(state, index, chain):
+                break
+        await self._record(task, state, chain.outcomes)
+
+    def _may_go_on(self, state: RunState, index: int, chain: Chain) -> bool:
+        """Whether the next step is executed before this one is recorded (adaptive checkpoints, design rule 4)."""
+        step, last = self._registry.get(state.plan[index].key), self._registry[state.plan[index - 1].key]
+        return (
+            step is not None
+            and not step.has_effects
+            and not last.has_effects
+            and chain.size_bytes <= UNRECORDED_MAX_BYTES
+            and time.perf_counter() - chain.began_s <= self._checkpoint_s
+        )
+
+    async def _step(
+        self, task: Task, state: RunState, index: int, attempt: int, data: bytes
+    ) -> tuple[Done | Fault, bytes]:
+        """Execute one step; its outcome, and the encoded output for the next one."""
+        planned = state.plan[index]
+        step = self._registry[planned.key]
+        started_at, began_s = datetime.now(UTC), time.perf_counter()
+        if task.suspicious or len(data) > INLINE_MAX_BYTES or step.has_effects:
+            result = await self._isolated(task, state, index, attempt, data, started_at)
+        else:
+            self._guard(planned.retry.timeout_s)
+            try:
+                result = execute(step, data, planned.config)
+            finally:
+                self._guard(None)
+        duration_us = round((time.perf_counter() - began_s) * 1e6)
+        if isinstance(result, Failure):
+            fault = Fault(
+                index, attempt, result.code, result.message, result.retryable, step.version, started_at, duration_us
+            )
+            return fault, b""
+        output, rejects = await self._keep(task.decision.org_id, result)
+        return Done(index, attempt, step.version, started_at, duration_us, output, rejects), result.output
+
+    async def _isolated(
+        self, task: Task, state: RunState, index: int, attempt: int, data: bytes, started_at: datetime
+    ) -> Executed | Failure:
+        """Execute in a step process; after a moment, mark the step started for those who watch."""
+        planned = state.plan[index]
+        execution = asyncio.create_task(
+            self._processes.execute(planned.key, data, planned.config, planned.retry.timeout_s)
+        )
+        try:
+            done, _ = await asyncio.wait({execution}, timeout=MARK_STARTED_AFTER_S)
+            if not done:
+                await self._mark_started(task, index, attempt, started_at)
+            return await execution
+        finally:
+            execution.cancel()
+
+    async def _mark_started(self, task: Task, index: int, attempt: int, started_at: datetime) -> None:
+        """Tell that a step takes longer. Within a chain it is not yet due, and nothing is said."""
+        state = await self._reload(task)
+        events = runs.mark_started(state, index, attempt, started_at)
+        if events:
+            try:
+                await self._log.append(_decision(task, state, events))
+            except VersionConflictError:
+                return  # somebody else moved the run; recording will find out
+
+    async def _keep(self, org_id: str, result: Executed) -> tuple[Payload, Payload | None]:
+        output = await self._blobs.store(org_id, result.output, result.output_rows)
+        if result.rejects is None:
+            return output, None
+        return output, await self._blobs.store(org_id, result.rejects, result.rejects_rows)
+
+    async def _record(self, task: Task, state: RunState, outcomes: list[Done | Fault]) -> None:
+        """Append what follows from the outcomes; on a conflict reload, and drop them when they are not wanted."""
+        decision_key = decision_id()
+        for _ in range(CONFLICT_ATTEMPTS):
+            events = runs.record(state, outcomes, datetime.now(UTC))
+            if not events:
+                return
+            try:
+                await self._log.append(_decision(task, state, events, decision_key))
+                return
+            except VersionConflictError:
+                state = await self._reload(task)
+        raise VersionConflictError(f"The run {state.run_id} changes too fast to record a step result.")
+
+    async def _reload(self, task: Task) -> RunState:
+        history = await self._log.history(task.decision.org_id, RUN, task.decision.aggregate_id)
+        return runs.fold(task.decision.aggregate_id, (event for known in history for event in known.decision.events))
+
+
+def _decision(task: Task, state: RunState, events: list[Event], key: str | None = None) -> Decision:
+    return Decision(
+        org_id=task.decision.org_id,
+        kind=RUN,
+        aggregate_id=state.run_id,
+        version=state.version + 1,
+        routing=runs.routing(events),
+        decision_id=key or decision_id(),
+        at=datetime.now(UTC),
+        actor=SERVICE_ACTOR,
+        events=tuple(events),
+        company_id=state.company_id,
+        causation_id=task.decision.decision_id,
+        correlation_id=state.submission_id,
+    )

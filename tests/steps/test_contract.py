@@ -1,0 +1,172 @@
+"""What every step of the catalogue must hold, whatever it does."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from services.steps.base import Step, StepError, StepOutput
+from services.steps.catalogue import STEPS
+
+every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.key)
+
+every_row_wise_step = pytest.mark.parametrize(
+    "step", [step for step in STEPS if "on_error" in step.config_model.model_fields], ids=lambda step: step.key
+)
+
+
+def examples(step: Step[Any]) -> list[dict[str, Any]]:
+    """The config examples, as JSON gives them."""
+    found: list[dict[str, Any]] = json.loads(json.dumps(step.config_schema()["examples"]))
+    return found
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every string of a config, names and values: among them are all the fields that it reads."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *texts(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+
+
+def properties(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property of a schema, nested models' too."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {}).items()
+        for item in schema.values():
+            yield from properties(item)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from properties(item)
+
+
+# Surrogates too: JSON may carry a lone one as an escape, and Python's reader lets it through.
+hard_text = st.one_of(
+    st.text(alphabet=st.characters()),
+    st.text(alphabet=st.characters(categories=["Cs", "Cc", "Cf", "Mn", "Zs", "Lt", "So"])),
+    st.sampled_from(
+        ["", " ", "\x00", "\ud800", "\ufeff", "İ", "ß", "ŉ", "a@b", "@", "://", "http://[", "n/a", "é" * 9000]
+    ),
+    st.builds("https://{}".format, st.text()),
+    st.builds("{0}@{1}".format, st.text(), st.text(alphabet="ab.-@[]:%xn1")),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | hard_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def batches(config: dict[str, Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Batches whose records have some of the fields that the config names."""
+    optional = dict.fromkeys(sorted(set(texts(config))), hard_text | json_values)
+    return st.lists(st.fixed_dictionaries({}, optional=optional), max_size=6)
+
+
+def full_batch(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A batch that has every field the config may name, with gaps, copies and values of every JSON type."""
+    fields = sorted(set(texts(config)))
+    values = ["https://example.co.uk/a", " Ann@Example.org ", "u.s.a.", None, 7, 1.5, True, ["x"], {"k": 1}, "é"]
+    rows = [{name: values[(row + at) % len(values)] for at, name in enumerate(fields)} for row in range(20)]
+    return [*rows, {}, {fields[0]: "x"}]
+
+
+def outcome(step: Step[Any], records: list[dict[str, Any]], config: dict[str, Any]) -> StepOutput | tuple[str, str]:
+    try:
+        return step.execute(records, config)
+    except StepError as error:
+        return error.code, str(error)
+
+
+def test_each_key_is_once_in_the_catalogue() -> None:
+    keys = [step.key for step in STEPS]
+    assert len(set(keys)) == len(keys)
+    assert all(key == step.function.__name__ for key, step in zip(keys, STEPS, strict=True))
+
+
+@every_step
+def test_the_config_schema_is_valid_and_says_what_each_field_is(step: Step[Any]) -> None:
+    schema = step.config_schema()
+    Draft202012Validator.check_schema(schema)
+    assert schema["additionalProperties"] is False
+    assert [name for name, field in properties(schema) if not field.get("description")] == []
+    assert step.summary.endswith(".")
+    assert step.version
+    for example in examples(step):
+        Draft202012Validator(schema).validate(example)
+
+
+@every_step
+def test_an_unknown_config_field_is_refused(step: Step[Any]) -> None:
+    with pytest.raises(ValidationError, match="surprise"):
+        step.execute([], {**examples(step)[0], "surprise": 1})
+
+
+@every_step
+def test_an_empty_batch_gives_an_empty_output(step: Step[Any]) -> None:
+    for config in examples(step):
+        assert step.execute([], config) == StepOutput([], [])
+
+
+@every_step
+def test_a_field_that_no_record_has_is_an_error_that_names_those_there_are(step: Step[Any]) -> None:
+    for config in examples(step):
+        with pytest.raises(StepError, match="elsewhere") as caught:
+            step.execute([{"elsewhere": 1}], config)
+        assert caught.value.code == "unknown_field"
+
+
+@every_step
+def test_the_same_input_gives_the_same_bytes_and_is_left_alone(step: Step[Any]) -> None:
+    for config in examples(step):
+        records = full_batch(config)
+        before = copy.deepcopy(records)
+        first = step.execute(records, config)
+        assert records == before
+        second = step.execute(copy.deepcopy(records), copy.deepcopy(config))
+        assert json.dumps(first.records) == json.dumps(second.records)
+        assert first.rejects == second.rejects
+
+
+@every_row_wise_step
+def test_each_row_goes_on_or_is_accounted_for(step: Step[Any]) -> None:
+    for config in examples(step):
+        records = full_batch(config)
+        nulled = step.execute(records, config)
+        assert len(nulled.records) == len(records)
+        assert nulled.rejects == []
+        rejecting = step.execute(records, {**config, "on_error": "reject"})
+        assert len(rejecting.records) + len(rejecting.rejects) == len(records)
+        rows = [reject.row for reject in rejecting.rejects]
+        assert rows == sorted(set(rows))
+        for reject in rejecting.rejects:
+            assert reject.field is not None
+            assert reject.value == records[reject.row].get(reject.field)
+        if rejecting.rejects:
+            with pytest.raises(StepError) as caught:
+                step.execute(records, {**config, "on_error": "fail"})
+            assert caught.value.code == rejecting.rejects[0].code
+
+
+@every_step
+@pytest.mark.parametrize("on_error", ["null", "reject", "fail"])
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_input_raises_anything_but_a_step_error(step: Step[Any], on_error: str, data: st.DataObject) -> None:
+    config = data.draw(st.sampled_from(examples(step)))
+    if "on_error" in step.config_model.model_fields:
+        config = {**config, "on_error": on_error}
+    records = data.draw(batches(config))
+    before = copy.deepcopy(records)
+    assert repr(outcome(step, records, config)) == repr(outcome(step, copy.deepcopy(records), config))
+    assert repr(records) == repr(before)
