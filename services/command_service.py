@@ -19,11 +19,11 @@ from events.commands import COMMANDS, Answer, Command
 from events.errors import RejectedError, UnavailableError, rejection_to_json
 from events.log import EventLog
 from events.logging import get_logger
+from services.broker import undecoded
 from services.command_handlers import CommandHandlers
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
 
-RECONNECT_WAIT_S = 1
 QUEUE = "commands"
 DEFERRED_BATCH = 16
 DEFERRED_ACK_WAIT_S = 30
@@ -87,6 +87,7 @@ class CommandService:
             config=ConsumerConfig(ack_wait=DEFERRED_ACK_WAIT_S, max_ack_pending=1000),
             ack_policy=AckPolicy.MANUAL,
             max_workers=DEFERRED_BATCH,
+            decoder=undecoded,
             description="Commands that no service answered when they were sent.",
         )
 
@@ -110,19 +111,6 @@ class CommandService:
             return after_failure(deliveries, error)
         _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **answer.model_dump())
         return Done()
-
-
-def build_broker(servers: list[str], name: str) -> NatsBroker:
-    """A FastStream broker as every service of ours uses it: silent about single messages, reconnecting for ever."""
-    return NatsBroker(
-        servers,
-        name=name,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_WAIT_S,
-        connect_timeout=5,
-        graceful_timeout=15.0,
-        logger=None,
-    )
 
 
 def build_app(service: CommandService) -> FastStream:

@@ -22,6 +22,7 @@ from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
 from services.domain import administration
+from services.broker import undecoded
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
@@ -48,7 +49,7 @@ class Worker:
         self._settings = settings
         self._steps = load_steps(settings.step_modules)
         self._slots = asyncio.Semaphore(settings.worker_concurrency)
-        self._in_hand: dict[Msg, float] = {}
+        self._in_hand: dict[str, tuple[Msg, float]] = {}  # by reply subject
         self._working: set[asyncio.Task[None]] = set()
         self._stopping = False
         for step in self._steps.values():
@@ -99,13 +100,14 @@ class Worker:
             pull_sub=PullSub(batch_size=FETCH_BATCH, timeout=FETCH_TIMEOUT_S),
             config=ConsumerConfig(ack_wait=self._settings.task_ack_wait_s, max_ack_pending=ACK_PENDING_MAX),
             ack_policy=AckPolicy.MANUAL,
+            decoder=undecoded,
             title=f"tasks:{step.key}",
             description=f"{step.summary} The message is the decision that made the step due.",
         )
 
         async def admit(body: bytes, message: NatsMessage) -> None:
             raw: Msg = message.raw_message
-            self._in_hand[raw] = asyncio.get_running_loop().time()
+            self._in_hand[raw.reply] = (raw, asyncio.get_running_loop().time())
             await self._slots.acquire()
             working = asyncio.create_task(self._work(raw))
             self._working.add(working)
@@ -121,7 +123,7 @@ class Worker:
                 outcome = await self._outcome(message)
         finally:  # a cancelled task is handed back
             self._slots.release()
-            self._in_hand.pop(message, None)
+            self._in_hand.pop(message.reply, None)
             await settle(self._connection, message, outcome)
 
     async def _outcome(self, message: Msg) -> Outcome:
@@ -139,7 +141,7 @@ class Worker:
         while True:
             await asyncio.sleep(period_s)
             old = asyncio.get_running_loop().time() - period_s
-            for message in [held for held, since in self._in_hand.items() if since < old]:
+            for message in [held for held, since in self._in_hand.values() if since < old]:
                 await message.in_progress()
 
 

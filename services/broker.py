@@ -1,0 +1,29 @@
+"""The FastStream broker as every service of ours uses it."""
+
+import logging
+
+from faststream.message import StreamMessage
+from faststream.nats import NatsBroker
+
+RECONNECT_WAIT_S = 1
+CONNECT_TIMEOUT_S = 5
+GRACEFUL_TIMEOUT_S = 15.0
+
+
+def build_broker(servers: list[str], name: str) -> NatsBroker:
+    """A broker that reconnects for ever; FastStream logs what a handler raises, and no single message."""
+    return NatsBroker(
+        servers,
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_S,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        graceful_timeout=GRACEFUL_TIMEOUT_S,
+        logger=logging.getLogger("faststream"),
+        log_level=logging.DEBUG,
+    )
+
+
+async def undecoded(message: StreamMessage[object]) -> bytes:
+    """A decoder that leaves the body alone: our own mapper reads it, and FastStream would parse it once more."""
+    return message.body
