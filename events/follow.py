@@ -7,7 +7,7 @@ the last position that was given out.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import strictjson
+from events.errors import UnavailableError
 from events.logging import get_logger
 
 CREDIT_MESSAGES = 1500
@@ -44,21 +45,30 @@ class _LostError(Exception):
 
 
 async def follow(
-    connection: Client, stream: str, filters: Sequence[str], after: int, max_batch: int = 1000
+    connection: Client,
+    stream: str,
+    filters: Sequence[str],
+    after: int,
+    max_batch: int = 1000,
+    before_open: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncIterator[list[Followed]]:
     """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
 
-    Every connection trouble is waited out. Stop by closing the generator or cancelling the task.
+    Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
+    that a follower can look whether the stream is still the one that it followed; what it raises, but for
+    UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """
     while True:
         pull = _Pull(connection, stream, filters, after)
         try:
+            if before_open is not None:
+                await before_open(after)
             await pull.open()
             while True:
                 batch = await pull.next_batch(max_batch)
                 yield batch
                 after = batch[-1].position
-        except (_LostError, TimeoutError, nats.errors.Error) as error:
+        except (_LostError, UnavailableError, TimeoutError, nats.errors.Error) as error:
             _logger.info("follow_again", stream=stream, after=after, reason=repr(error))
         finally:
             await pull.close()

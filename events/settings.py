@@ -1,6 +1,5 @@
 """The settings: one frozen object, read from the environment by the entry points and by nothing else."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,14 +71,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
-    @cached_property
+    @property
     def nats_servers(self) -> list[str]:
         """The NATS URLs as a list; raises ValueError when none is set."""
         if self.nats_url is None:
             raise ValueError("DATA_ENGINE_NATS_URL is not set")
         return [url.strip() for url in self.nats_url.get_secret_value().split(",")]
 
-    @cached_property
+    @property
     def database_dsn(self) -> str:
         """The database URL; raises ValueError when none is set."""
         if self.database_url is None:

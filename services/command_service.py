@@ -10,7 +10,6 @@ from typing import Any
 
 from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.annotations import NatsMessage
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
 
@@ -19,7 +18,7 @@ from events.commands import COMMANDS, Answer, Command
 from events.errors import RejectedError, UnavailableError, rejection_to_json
 from events.log import EventLog
 from events.logging import get_logger
-from services.broker import undecoded
+from services.broker import raw_message
 from services.command_handlers import CommandHandlers
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
@@ -43,13 +42,14 @@ class CommandService:
             broker.subscriber(subjects.ask(kind.NAME), queue=QUEUE, description=kind.__doc__)(self._ask(kind))
         self._deferred_subscriber()
 
-    async def start(self) -> None:
-        """Connect, and begin to answer."""
+    async def start(self) -> Client:
+        """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
         repository = Repository(EventLog(self._connection))
         self._handlers = CommandHandlers(repository)
         self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
         await self.broker.start()
+        return self._connection
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
@@ -87,15 +87,15 @@ class CommandService:
             config=ConsumerConfig(ack_wait=DEFERRED_ACK_WAIT_S, max_ack_pending=1000),
             ack_policy=AckPolicy.MANUAL,
             max_workers=DEFERRED_BATCH,
-            decoder=undecoded,
+            decoder=raw_message,
             description="Commands that no service answered when they were sent.",
         )
 
         @subscriber
-        async def deferred_command(body: bytes, message: NatsMessage) -> None:
-            raw = message.raw_message
+        async def deferred_command(message: Any) -> None:
             assert self._connection is not None
-            await settle(self._connection, raw, await self._deferred(raw.subject, body, deliveries_of(raw)))
+            outcome = await self._deferred(message.subject, message.data, deliveries_of(message))
+            await settle(self._connection, message, outcome)
 
     async def _deferred(self, subject: str, body: bytes, deliveries: int) -> Outcome:
         kind = COMMANDS.get(subject.rsplit(".", 1)[-1])

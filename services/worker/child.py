@@ -4,8 +4,10 @@ It reads requests and writes results as length-prefixed frames on its first two 
 a step does to this process (crash, hang, eat memory) is done to no other run.
 """
 
+import ctypes
 import os
 import resource
+import signal
 import struct
 import sys
 from typing import BinaryIO
@@ -45,6 +47,7 @@ def main(memory_max_bytes: int, modules: list[str]) -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (memory_max_bytes, memory_max_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     steps = load_steps(modules)
@@ -57,6 +60,12 @@ def main(memory_max_bytes: int, modules: list[str]) -> None:
         else:
             result = pack(execute(step, frames[1], request["config"]))
         write_frames(results, list(result))
+
+
+def _die_with_parent() -> None:
+    """A step that hangs must not outlive a worker that was killed (prctl(2), PR_SET_PDEATHSIG, on Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 if __name__ == "__main__":

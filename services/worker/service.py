@@ -6,7 +6,6 @@ from typing import Any
 
 from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.annotations import NatsMessage
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
@@ -22,7 +21,7 @@ from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
 from services.domain import administration
-from services.broker import undecoded
+from services.broker import raw_message
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
@@ -55,8 +54,8 @@ class Worker:
         for step in self._steps.values():
             self._subscribe(step)
 
-    async def start(self) -> None:
-        """Connect, register the steps, and begin to take tasks."""
+    async def start(self) -> Client:
+        """Connect, register the steps, and begin to take tasks; the connection."""
         self._connection: Client = await self.broker.connect()
         log = EventLog(self._connection)
         self._watchdog = Watchdog()
@@ -76,6 +75,7 @@ class Worker:
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
         _logger.info("worker_started", steps=sorted(self._steps))
+        return self._connection
 
     async def stop(self) -> None:
         """Finish what ends soon, hand back the rest, leave."""
@@ -100,16 +100,15 @@ class Worker:
             pull_sub=PullSub(batch_size=FETCH_BATCH, timeout=FETCH_TIMEOUT_S),
             config=ConsumerConfig(ack_wait=self._settings.task_ack_wait_s, max_ack_pending=ACK_PENDING_MAX),
             ack_policy=AckPolicy.MANUAL,
-            decoder=undecoded,
+            decoder=raw_message,
             title=f"tasks:{step.key}",
             description=f"{step.summary} The message is the decision that made the step due.",
         )
 
-        async def admit(body: bytes, message: NatsMessage) -> None:
-            raw: Msg = message.raw_message
-            self._in_hand[raw.reply] = (raw, asyncio.get_running_loop().time())
+        async def admit(message: Any) -> None:
+            self._in_hand[message.reply] = (message, asyncio.get_running_loop().time())
             await self._slots.acquire()
-            working = asyncio.create_task(self._work(raw))
+            working = asyncio.create_task(self._work(message))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
 

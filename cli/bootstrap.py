@@ -1,0 +1,47 @@
+"""What only the platform's operator does, and never over HTTP: create an org, its first admin and a first token."""
+
+import nats.errors
+
+from cli.credentials import Credentials, new_token
+from events import subjects
+from events.commands import Answer, CreateOrg
+from events.connection import connect
+from events.context import PLATFORM_ACTOR
+from events.errors import DataEngineError, UnavailableError, rejection_from_json
+from events.ids import new_id
+
+_TIMEOUT_S = 15.0
+
+
+async def create_org(servers: list[str], name: str, admin_email: str) -> Credentials:
+    """Ask the command service for a new org. Raises UnavailableError when it is not there."""
+    token = new_token()
+    org_id = new_id()
+    command = CreateOrg(
+        command_id=new_id(),
+        org_id=org_id,
+        aggregate_id=org_id,
+        actor=PLATFORM_ACTOR,
+        digest="",
+        name=name,
+        admin_user_id=new_id(),
+        admin_email=admin_email,
+        token_id=new_id(),
+        token_hint=token.hint,
+        token_verifier=token.verifier,
+    )
+    connection = await connect(servers, "dex")
+    try:
+        reply = await connection.request(
+            subjects.ask(command.NAME), command.model_dump_json().encode(), timeout=_TIMEOUT_S
+        )
+    except nats.errors.Error as error:
+        raise UnavailableError("The command service does not answer; is the system up? (dex status)") from error
+    finally:
+        await connection.close()
+    answer = Answer.model_validate_json(reply.data)
+    if answer.rejected is not None:
+        raise rejection_from_json(answer.rejected)
+    if answer.accepted is None:
+        raise DataEngineError(f"The org was not created: {answer.unavailable}")
+    return Credentials(org_id, command.admin_user_id, token.secret)

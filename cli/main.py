@@ -1,0 +1,302 @@
+"""`dex`, the command line."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cli import credentials, processes
+from cli.render import console, errors
+from cli.system import System, migrate_everything, running_endpoints
+from events.errors import ConfigurationError, DataEngineError
+from events.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="data-engine-x: event-sourced pipelines.")
+org_app = typer.Typer(no_args_is_help=True, help="Orgs (the platform's operator only).")
+token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
+docs_app = typer.Typer(no_args_is_help=True, help="Documents that are made from the code.")
+app.add_typer(org_app, name="org")
+app.add_typer(token_app, name="token")
+app.add_typer(docs_app, name="docs")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+T = TypeVar("T")
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Start everything, run real listed companies through a blueprint, and show what came of it."""
+    outcome, gateway_url = run(_with_system(lambda api: _demo(api, quiet=as_json), quiet=as_json))
+    if as_json:
+        print_json(outcome)
+    else:
+        from cli.demo import show_demo
+
+        show_demo(outcome, gateway_url)
+    raise typer.Exit(0 if outcome["run"]["status"] == "succeeded" else 1)
+
+
+@app.command()
+def up() -> None:
+    """Start everything and keep it running; Ctrl-C stops it cleanly."""
+    run(_up(Settings()))
+
+
+@app.command()
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database and the streams to what this version needs."""
+    settings = Settings()
+    applied, made = run(migrate_everything(running_endpoints(settings).applied_to(settings)))
+    if as_json:
+        print_json({"migrations_applied": applied, "streams_made": made})
+        return
+    console.print(f"Migrations applied: {', '.join(applied) or 'none, all were'}.")
+    console.print(f"Streams made: {', '.join(made) or 'none, all were there'}.")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Health of every part, and the lag of each projection in positions. Exit code 1 when something is wrong."""
+    from cli.status import gather_status, show_status
+
+    found = run(gather_status(_running_settings()))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        show_status(found)
+    raise typer.Exit(1 if found.faults else 0)
+
+
+@app.command()
+def rebuild(
+    projection: Annotated[str | None, typer.Argument(help="One projection; all when left out.")] = None,
+    accept_log: Annotated[
+        bool, typer.Option("--accept-log", help="The log was restored or made anew: take it as it is.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build read models again from the log, and say whether the result equals what was there."""
+    from cli.rebuilding import rebuild_and_show
+
+    identical = run(rebuild_and_show(_running_settings(), projection, accept_log=accept_log, as_json=as_json))
+    raise typer.Exit(0 if identical or accept_log else 1)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="A .json, .jsonl, .ndjson or .csv file.")],
+    blueprint: Annotated[str, typer.Option(help="Name or id of a blueprint.")],
+    company: Annotated[str | None, typer.Option(help="Id of the company; the only one when left out.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a file of records, and start its run."""
+    from cli.submitting import submit_file
+
+    outcome = guarded(lambda: submit_file(_api(), file, blueprint, company, watch=watch, quiet=as_json))
+    if as_json:
+        print_json(outcome)
+    raise typer.Exit(0 if outcome.get("status", "succeeded") == "succeeded" else 1)
+
+
+@org_app.command("create")
+def org_create(
+    name: Annotated[str, typer.Argument(help="The org's name.")],
+    admin_email: Annotated[str, typer.Option(help="E-mail of its first admin.")],
+    as_json: AsJson = False,
+) -> None:
+    """Create an org, its first admin, and an API token, which is shown once."""
+    from cli.bootstrap import create_org
+
+    made = run(create_org(_running_settings().nats_servers, name, admin_email))
+    credentials.save(Settings().home, made)
+    facts = {"org_id": made.org_id, "user_id": made.user_id, "token": made.token}
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        console.print(f"{key:<8} {value}", soft_wrap=True)
+    console.print("The token is shown this once. `dex submit` and `dex token create` use it from now on.")
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="What the token is for.")],
+    user: Annotated[str | None, typer.Option(help="Id of the user it acts as; yourself when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API token, which is shown once."""
+    own = _credentials()
+    made = guarded(lambda: _api().create("tokens/create", {"name": name, "user_id": user or own.user_id}))
+    if as_json:
+        print_json(made)
+    else:
+        console.print(f"token_id {made['token_id']}\ntoken    {made['token']}", soft_wrap=True)
+
+
+@docs_app.command("asyncapi")
+def docs_asyncapi() -> None:
+    """Print the AsyncAPI document of commands and tasks."""
+    from cli.documents import asyncapi
+
+    print(asyncapi(Settings()))
+
+
+@docs_app.command("openapi")
+def docs_openapi() -> None:
+    """Print the OpenAPI document of the HTTP API."""
+    from cli.documents import openapi
+
+    print(openapi(Settings()))
+
+
+@app.command("dead-letters")
+def dead_letters(
+    replay: Annotated[bool, typer.Option("--replay", help="Give each back to where it came from.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what failed beyond repair, with the reason; or give it back to be tried again."""
+    from cli.deadletters import show_or_replay
+
+    run(show_or_replay(_running_settings(), replay=replay, as_json=as_json))
+
+
+@app.command()
+def health(process: Annotated[str, typer.Argument(help="Which process must answer on this host.")]) -> None:
+    """Exit code 0 when that process of this host answers; for containers."""
+    from cli.documents import is_healthy
+
+    raise typer.Exit(0 if run(is_healthy(Settings(), process)) else 1)
+
+
+@app.command()
+def gateway() -> None:
+    """Run the HTTP gateway (one process of a deployment)."""
+    raise typer.Exit(processes.run_process(processes.GATEWAY, Settings(), processes.serve_gateway))
+
+
+@app.command("command-service")
+def command_service() -> None:
+    """Run the command service (one process of a deployment)."""
+    raise typer.Exit(processes.run_process(processes.COMMAND_SERVICE, Settings(), processes.serve_commands))
+
+
+@app.command()
+def worker(
+    module: Annotated[
+        list[str] | None, typer.Option("--module", help="A Python module with STEPS; may be repeated.")
+    ] = None,
+) -> None:
+    """Run a step worker (one process of a deployment)."""
+    settings = Settings()
+    if module:
+        settings = settings.model_copy(update={"step_modules": tuple(module)})
+    raise typer.Exit(processes.run_process(processes.WORKER, settings, processes.serve_worker))
+
+
+@app.command()
+def projector() -> None:
+    """Run the projector (one process of a deployment)."""
+    raise typer.Exit(processes.run_process(processes.PROJECTOR, Settings(), processes.serve_projector))
+
+
+async def _with_system(use: Any, *, quiet: bool) -> Any:
+    """Start a system, call `use(api)` beside it in a thread, stop it; what was returned, and the gateway's URL."""
+    from cli.api import Api
+
+    settings = Settings()
+    system = System(settings, _announce if not quiet else lambda _name, _what: None)
+    endpoints = await system.start()
+    try:
+        own = await _own_credentials(settings, endpoints.nats_url)
+        api = Api(endpoints.gateway_url, own.token)
+        return await asyncio.to_thread(use, api), endpoints.gateway_url
+    finally:
+        await system.stop()
+
+
+async def _own_credentials(settings: Settings, nats_url: str) -> credentials.Credentials:
+    """The credentials that are kept, or those of a new org for a system that has none."""
+    from cli.bootstrap import create_org
+
+    own = credentials.load(settings.home)
+    if own is None:
+        own = await create_org(nats_url.split(","), "My org", "admin@example.com")
+        credentials.save(settings.home, own)
+    return own
+
+
+def _demo(api: Any, *, quiet: bool) -> dict[str, Any]:
+    from cli.demo import run_demo
+
+    return run_demo(api, quiet=quiet)
+
+
+async def _up(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    system = System(settings, _announce)
+    endpoints = await system.start()
+    own = await _own_credentials(settings, endpoints.nats_url)
+    console.print(f"[green]Up.[/] API: {endpoints.gateway_url}/docs   data and logs: {settings.home}", soft_wrap=True)
+    console.print(f"Token of your org (kept in {settings.home}/credentials.json): {own.token}", soft_wrap=True)
+    console.print("Ctrl-C stops it.")
+    await stop.wait()
+    console.print("Stopping …")
+    await system.stop()
+
+
+def _announce(name: str, what: str) -> None:
+    console.print(f"  {name:<16} {what}", highlight=False)
+
+
+def _running_settings() -> Settings:
+    settings = Settings()
+    return guarded(lambda: running_endpoints(settings)).applied_to(settings)
+
+
+def _credentials() -> credentials.Credentials:
+    own = credentials.load(Settings().home)
+    if own is None:
+        raise ConfigurationError("There is no token yet: run `dex demo`, `dex up` or `dex org create` first.")
+    return own
+
+
+def _api() -> Any:
+    from cli.api import Api
+
+    return Api(running_endpoints(Settings()).gateway_url, _credentials().token)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; an error of ours is a sentence and exit code 1, never a traceback."""
+    return guarded(lambda: asyncio.run(work))
+
+
+def guarded(work: Any) -> Any:
+    """Call `work`; an error of ours is a sentence and exit code 1."""
+    try:
+        return work()
+    except DataEngineError as error:
+        errors.print(f"[red]Error:[/] {error.message}", soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

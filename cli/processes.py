@@ -1,0 +1,80 @@
+"""The four processes, each until it is told to stop: the same entry points on a laptop and in a container."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from events.connection import connect
+from events.errors import DataEngineError
+from events.health import answer_health
+from events.logging import configure_logging, get_logger
+from events.settings import Settings
+from services.broker import build_broker
+from services.command_service import CommandService
+from services.worker.service import Worker
+
+GATEWAY, COMMAND_SERVICE, WORKER, PROJECTOR = "gateway", "command-service", "worker", "projector"
+
+Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
+
+
+def run_process(name: str, settings: Settings, serve: Serve) -> int:
+    """Run one process with logs and signals set up; its exit code. SIGTERM and SIGINT stop it cleanly."""
+    configure_logging(settings.log_level, settings.log_format, name)
+    try:
+        uvloop.run(_until_stopped(settings, serve))
+    except DataEngineError as error:
+        get_logger(name).error("stopped", code=error.code, reason=error.message)
+        return 1
+    return 0
+
+
+async def _until_stopped(settings: Settings, serve: Serve) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+async def serve_commands(settings: Settings, stop: asyncio.Event) -> None:
+    """The command service."""
+    service = CommandService(build_broker(settings.nats_servers, COMMAND_SERVICE))
+    await answer_health(await service.start(), COMMAND_SERVICE)
+    get_logger("commands").info("started")
+    await stop.wait()
+    await service.stop()
+
+
+async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
+    """One worker with the steps of `settings.step_modules`."""
+    worker = Worker(settings, build_broker(settings.nats_servers, WORKER))
+    await answer_health(await worker.start(), WORKER)
+    await stop.wait()
+    await worker.stop()
+
+
+async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
+    """The projector."""
+    from projections.projector import run_projector
+
+    connection = await connect(settings.nats_servers, PROJECTOR)
+    try:
+        await answer_health(connection, PROJECTOR)
+        await run_projector(settings, connection, stop)
+    finally:
+        await connection.close()
+
+
+async def serve_gateway(settings: Settings, stop: asyncio.Event) -> None:
+    """The HTTP gateway."""
+    from gateway.server import serve
+
+    connection = await connect(settings.nats_servers, GATEWAY)
+    try:
+        await answer_health(connection, GATEWAY)
+        await serve(settings, stop)
+    finally:
+        await connection.close()

@@ -1,0 +1,78 @@
+"""What people see: tables, rows, and times, drawn with rich."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+CELL_MAX_CHARS = 28
+
+STATUS_STYLES = {
+    "succeeded": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim", "pending": "dim",
+    "running": "cyan", "scheduled": "cyan", "retrying": "yellow",
+}  # fmt: skip
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def steps_table(step_results: Sequence[Mapping[str, Any]]) -> Table:
+    """A run's steps: status, attempt, rows in and out, rejects, time."""
+    table = Table(title="Step results", title_justify="left")
+    for name, justify in (
+        ("#", "right"), ("step", "left"), ("status", "left"), ("attempt", "right"), ("rows in", "right"),
+        ("rows out", "right"), ("rejects", "right"), ("ms", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for result in step_results:
+        status = result["status"]
+        table.add_row(
+            str(result["step_index"] + 1),
+            result["step_key"],
+            f"[{STATUS_STYLES.get(status, 'white')}]{status}[/]",
+            _text(result.get("attempt")),
+            _count(_rows(result, "input")),
+            _count(_rows(result, "output")),
+            _count(_rows(result, "rejects") or (0 if status == "succeeded" else None)),
+            _milliseconds(result.get("duration_us")),
+        )
+    return table
+
+
+def records_table(title: str, records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
+    """Some records, one a row, with the columns named."""
+    table = Table(title=title, title_justify="left")
+    names = list(columns)
+    for name in names:
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=CELL_MAX_CHARS)
+    for record in records:
+        table.add_row(*(_text(record.get(name)) for name in names))
+    return table
+
+
+def facts_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A plain table of anything."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    return table
+
+
+def _rows(result: Mapping[str, Any], name: str) -> int | None:
+    reference = result.get(name)
+    return reference["rows"] if reference else None
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _milliseconds(duration_us: int | None) -> str:
+    return "" if duration_us is None else f"{duration_us / 1000:,.1f}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).replace("[", r"\[")

@@ -1,0 +1,107 @@
+"""`dex status`: is every part there, and how far behind is each projection."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cli.render import console, facts_table
+from events import strictjson, subjects
+from events.connection import connect
+from events.errors import DataEngineError
+from events.health import ask_health
+from events.log import EventLog
+from events.settings import Settings
+from migrations.database import versions
+from migrations.streams import check_streams
+from projections.database import create_pool
+from projections.projector import projection_status
+
+HEALTH_WITHIN_S = 0.5
+PROCESSES = ("gateway", "command-service", "worker", "projector")
+APPLIED = "SELECT version FROM data_engine.schema_migrations"
+
+
+@dataclass(slots=True)
+class Status:
+    """What was found. `faults` is empty when all is well."""
+
+    faults: list[str] = field(default_factory=list)
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    log_position: int | None = None
+    tasks_waiting: int | None = None
+    commands_waiting: int | None = None
+    dead_letters: int | None = None
+    projections: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for scripts."""
+        return {"healthy": not self.faults, **asdict(self)}
+
+
+async def gather_status(settings: Settings) -> Status:
+    """Ask every part; what does not answer is a fault, never an exception."""
+    status = Status()
+    for part in (_gather_nats, _gather_database):
+        try:
+            await part(settings, status)
+        except (DataEngineError, OSError) as error:
+            status.faults.append(str(error))
+    return status
+
+
+async def _gather_nats(settings: Settings, status: Status) -> None:
+    connection = await connect(settings.nats_servers, "dex")
+    try:
+        status.faults += await check_streams(connection, settings.nats_replicas, settings.events_max_bytes)
+        status.processes = [asdict(alive) for alive in await ask_health(connection, HEALTH_WITHIN_S)]
+        present = {process["process"] for process in status.processes}
+        status.faults += [f"{name}: no process answers" for name in PROCESSES if name not in present]
+        status.log_position = (await EventLog(connection).state()).last_position
+        counts = {}
+        for stream in (subjects.TASKS, subjects.COMMANDS, subjects.DEAD_LETTERS):
+            info = strictjson.loads((await connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=5)).data)
+            counts[stream] = info["state"]["messages"]
+        status.tasks_waiting, status.commands_waiting = counts[subjects.TASKS], counts[subjects.COMMANDS]
+        status.dead_letters = counts[subjects.DEAD_LETTERS]
+        if status.dead_letters:
+            status.faults.append(f"{status.dead_letters} messages in {subjects.DEAD_LETTERS}: see `dex dead-letters`")
+    finally:
+        await connection.close()
+
+
+async def _gather_database(settings: Settings, status: Status) -> None:
+    pool = await create_pool(settings)
+    try:
+        missing = set(versions()) - {row["version"] for row in await pool.fetch(APPLIED)}
+        status.faults += [f"migration {version} is not applied: run `dex migrate`" for version in sorted(missing)]
+        for projection in await projection_status(pool):
+            behind = None if status.log_position is None else status.log_position - projection.position
+            status.projections.append({**asdict(projection), "lag": behind})
+            if projection.dead_letters:
+                status.faults.append(f"{projection.name} could not apply {projection.dead_letters} decisions")
+    finally:
+        await pool.close()
+
+
+def show_status(status: Status) -> None:
+    """The tables for people."""
+    console.print(
+        facts_table(
+            "Processes",
+            ("process", "host", "pid", "since"),
+            ([p["process"], p["host"], p["pid"], p["started_at"]] for p in status.processes),
+        )
+    )
+    console.print(
+        facts_table(
+            "Projections",
+            ("projection", "position", "lag (positions)", "failed decisions"),
+            ([p["name"], p["position"], p["lag"], p["dead_letters"]] for p in status.projections),
+        )
+    )
+    console.print(
+        f"The log is at position {status.log_position}; {status.tasks_waiting} tasks and "
+        f"{status.commands_waiting} deferred commands wait."
+    )
+    for fault in status.faults:
+        console.print(f"[red]✗[/] {fault}")
+    console.print("[green]All is well.[/]" if not status.faults else f"[red]{len(status.faults)} faults.[/]")

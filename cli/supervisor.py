@@ -1,0 +1,186 @@
+"""A small supervisor: starts processes in order, starts a crashed one again, stops them all in reverse order.
+
+Its children die with it, even on SIGKILL (cli.launch). It tells others of what it runs in `run/state.json`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from events.errors import DataEngineError
+
+READY_TIMEOUT_S = 60.0
+READY_RETRY_S = 0.05
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 10.0
+STABLE_AFTER_S = 20.0
+LOG_TAIL_LINES = 15
+
+LAUNCH = (sys.executable, "-S", str(Path(__file__).with_name("launch.py")))
+
+OnEvent = Callable[[str, str], None]
+
+
+class ProcessFailedError(DataEngineError):
+    """A process did not become ready; the message has the end of its log."""
+
+    code = "process_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """How to run one process. `ready` returns when it serves, and raises while it does not yet."""
+
+    name: str
+    argv: Sequence[str]
+    log_path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    unroot: Path | None = None
+    ready: Callable[[], Awaitable[None]] | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_timeout_s: float = 20.0
+
+
+@dataclass(slots=True)
+class Running:
+    """One process as it runs now."""
+
+    spec: ProcessSpec
+    process: asyncio.subprocess.Process
+    started_s: float
+    restarts: int = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+
+class Supervisor:
+    """Runs processes until `stop`. `on_event(name, what)` is told what happens to them."""
+
+    def __init__(self, state_path: Path, on_event: OnEvent) -> None:
+        self.processes: dict[str, Running] = {}
+        self.extra: dict[str, Any] = {}
+        self._state_path = state_path
+        self._on_event = on_event
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    async def start(self, spec: ProcessSpec) -> None:
+        """Start a process and wait until it is ready; keep it running from then on. Raises ProcessFailedError."""
+        running = Running(spec, await _launch(spec), time.monotonic())
+        self.processes[spec.name] = running
+        try:
+            await _until_ready(running)
+        except BaseException:
+            await _end(running)
+            del self.processes[spec.name]
+            raise
+        self._keepers[spec.name] = asyncio.create_task(self._keep(running))
+        self._on_event(spec.name, "ready")
+        self._write_state()
+
+    async def stop(self) -> None:
+        """Stop all processes, the last one first, each with its signal and then, after its time, with SIGKILL."""
+        self._stopping = True
+        for name in reversed(list(self.processes)):
+            keeper = self._keepers.pop(name, None)
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+            await _end(self.processes[name])
+            self._on_event(name, "stopped")
+        self._state_path.unlink(missing_ok=True)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a process, as a test of what happens then."""
+        os.killpg(self.processes[name].pid, number)
+
+    async def _keep(self, running: Running) -> None:
+        """Start the process again whenever it ends, with growing pauses while it does not last."""
+        backoff_s = 0.0
+        while True:
+            code = await running.process.wait()
+            if self._stopping:
+                return
+            lasted_s = time.monotonic() - running.started_s
+            backoff_s = 0.0 if lasted_s > STABLE_AFTER_S else min(BACKOFF_MAX_S, backoff_s * 2 or BACKOFF_FIRST_S)
+            self._on_event(running.spec.name, f"ended with {code}; starting it again")
+            await asyncio.sleep(backoff_s)  # a pause, so that a process that cannot start does not spin
+            running.process = await _launch(running.spec)
+            running.started_s = time.monotonic()
+            running.restarts += 1
+            self._write_state()
+
+    def _write_state(self) -> None:
+        state = {
+            "supervisor_pid": os.getpid(),
+            "processes": {
+                name: {"pid": running.pid, "restarts": running.restarts} for name, running in self.processes.items()
+            },
+            **self.extra,
+        }
+        self._state_path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._state_path.with_suffix(".new")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(state, file, indent=1)
+        fresh.replace(self._state_path)
+
+
+async def _launch(spec: ProcessSpec) -> asyncio.subprocess.Process:
+    spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+    as_whom = ["--unroot", str(spec.unroot)] if spec.unroot is not None else []
+    with spec.log_path.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *LAUNCH,
+            *as_whom,
+            *spec.argv,
+            env={**os.environ, **spec.env},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+async def _until_ready(running: Running) -> None:
+    """Ask until the process is ready. Raises ProcessFailedError when it ends first, or takes too long."""
+    if running.spec.ready is None:
+        return
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    reason: Exception | None = None
+    while running.process.returncode is None and time.monotonic() < deadline:
+        try:
+            await asyncio.wait_for(running.spec.ready(), 5)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not ready, and in the end we say why
+            reason = error
+            await asyncio.sleep(READY_RETRY_S)  # the bounded interval between two questions
+    ended = running.process.returncode
+    what = f"ended with {ended}" if ended is not None else f"is not ready after {READY_TIMEOUT_S:g} s ({reason!r})"
+    raise ProcessFailedError(f"{running.spec.name} {what}. The end of {running.spec.log_path}:\n{_tail(running.spec)}")
+
+
+async def _end(running: Running) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        running.process.send_signal(running.spec.stop_signal)
+    try:
+        await asyncio.wait_for(running.process.wait(), running.spec.stop_timeout_s)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        await running.process.wait()
+
+
+def _tail(spec: ProcessSpec) -> str:
+    lines = spec.log_path.read_text(errors="replace").splitlines()
+    return "\n".join(lines[-LOG_TAIL_LINES:])

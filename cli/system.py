@@ -1,0 +1,154 @@
+"""The whole system on one machine: embedded servers unless others are set, migrations, and the four processes."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from cli import embedded
+from cli.processes import COMMAND_SERVICE, GATEWAY, PROJECTOR, WORKER
+from cli.supervisor import ProcessSpec, Supervisor
+from events.connection import connect
+from events.errors import ConfigurationError
+from events.health import ask_health
+from events.settings import Settings
+from migrations.database import migrate
+from migrations.streams import migrate_streams
+
+OnEvent = Callable[[str, str], None]
+
+_HEALTH_WITHIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a system's parts are."""
+
+    nats_url: str
+    database_url: str
+    gateway_url: str
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings of a process that uses them."""
+        urls = {"nats_url": SecretStr(self.nats_url), "database_url": SecretStr(self.database_url)}
+        return settings.model_copy(update=urls)
+
+    def as_environment(self) -> dict[str, str]:
+        """The same for a child process."""
+        return {"DATA_ENGINE_NATS_URL": self.nats_url, "DATA_ENGINE_DATABASE_URL": self.database_url}
+
+
+class System:
+    """A running system; made by `start`, ended by `stop`."""
+
+    def __init__(self, settings: Settings, on_event: OnEvent) -> None:
+        self._settings = settings
+        self._folder = embedded.DataFolder(settings.home)
+        self.supervisor = Supervisor(state_path(settings.home), on_event)
+        self.endpoints: Endpoints | None = None
+
+    async def start(self, *, processes: tuple[str, ...] = (COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY)) -> Endpoints:
+        """Start the servers that are not set, migrate, and start the processes. Stops again when one fails."""
+        try:
+            self.endpoints = await self._start_servers()
+            await migrate_everything(self.endpoints.applied_to(self._settings))
+            self.supervisor.extra = {
+                "gateway_url": self.endpoints.gateway_url,
+                "nats_url": self.endpoints.nats_url,
+                "database_url": self.endpoints.database_url,
+            }
+            for name in processes:
+                await self.supervisor.start(self._process(name, self.endpoints))
+        except BaseException:
+            await self.stop()
+            raise
+        return self.endpoints
+
+    async def stop(self) -> None:
+        """Stop everything, in reverse order, and unlock the data folder."""
+        await self.supervisor.stop()
+        self._folder.close()
+
+    async def _start_servers(self) -> Endpoints:
+        settings, home = self._settings, self._settings.home
+        nats_url = settings.nats_url.get_secret_value() if settings.nats_url else None
+        database_url = settings.database_url.get_secret_value() if settings.database_url else None
+        if nats_url is None or database_url is None:
+            config = await asyncio.to_thread(embedded.prepare, home)
+            if nats_url is None:
+                await self.supervisor.start(embedded.nats_spec(home, config))
+                nats_url = config.nats_url
+            if database_url is None:
+                await self.supervisor.start(embedded.postgres_spec(home, config))
+                database_url = config.database_url
+        port = settings.port if embedded.is_free(settings.port, settings.host) else 0
+        host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+        return Endpoints(nats_url, database_url, f"http://{host}:{port or embedded.free_port(settings.host)}")
+
+    def _process(self, name: str, endpoints: Endpoints) -> ProcessSpec:
+        async def ready() -> None:
+            connection = await connect([endpoints.nats_url], "dex")
+            try:
+                alive = await ask_health(connection, _HEALTH_WITHIN_S, enough=_count(self.supervisor, name))
+                if name not in {answer.process for answer in alive}:
+                    raise ConfigurationError(f"{name} does not answer yet.")
+            finally:
+                await connection.close()
+
+        environment = endpoints.as_environment()
+        if name == GATEWAY:
+            environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
+        argv = [sys.executable, "-m", "cli.main", name]
+        log_path = self._settings.home / "logs" / f"{name}.log"
+        return ProcessSpec(name, argv, log_path, env=environment, ready=ready)
+
+
+async def migrate_everything(settings: Settings) -> tuple[list[str], list[str]]:
+    """Bring the database and the streams to what this version needs; what was applied and made."""
+    applied = await migrate(settings.database_dsn)
+    connection = await connect(settings.nats_servers, "dex")
+    try:
+        made = await migrate_streams(connection, settings.nats_replicas, settings.events_max_bytes)
+    finally:
+        await connection.close()
+    return applied, made
+
+
+def running_endpoints(settings: Settings) -> Endpoints:
+    """Where the running system is: as the settings say, else as `dex up` wrote down. Raises ConfigurationError."""
+    state = read_state(settings.home)
+    nats_url = settings.nats_url.get_secret_value() if settings.nats_url else state.get("nats_url")
+    database_url = settings.database_url.get_secret_value() if settings.database_url else state.get("database_url")
+    gateway_url = os.environ.get("DATA_ENGINE_GATEWAY_URL") or state.get("gateway_url")
+    if nats_url is None or database_url is None:
+        raise ConfigurationError(
+            "No running system was found. Start one with `dex up`, or set DATA_ENGINE_NATS_URL and "
+            "DATA_ENGINE_DATABASE_URL."
+        )
+    return Endpoints(nats_url, database_url, gateway_url or f"http://{settings.host}:{settings.port}")
+
+
+def state_path(home: Path) -> Path:
+    """Where a running system tells what it is."""
+    return home / "run" / "state.json"
+
+
+def read_state(home: Path) -> dict[str, Any]:
+    """What the running system told, or nothing when none runs."""
+    try:
+        state: dict[str, Any] = json.loads(state_path(home).read_text())
+        os.kill(state["supervisor_pid"], 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return {}
+    return state
+
+
+def _count(supervisor: Supervisor, name: str) -> int:
+    """How many processes can answer by now, the one that starts included."""
+    return len({COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY} & {*supervisor.processes, name})

@@ -1,0 +1,59 @@
+"""Every process says that it lives when asked on `health.ask`: `dex status` shows them, containers are judged by it."""
+
+import asyncio
+import os
+import socket
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from events import strictjson
+
+SUBJECT = "health.ask"
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """One process that answered."""
+
+    process: str
+    host: str
+    pid: int
+    started_at: str
+
+
+async def answer_health(connection: Client, process: str) -> None:
+    """Answer from now on, until the connection closes."""
+    alive = Alive(process, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
+    body = strictjson.dumps(asdict(alive))
+
+    async def answer(message: Msg) -> None:
+        await message.respond(body)
+
+    await connection.subscribe(SUBJECT, cb=answer)
+
+
+async def ask_health(connection: Client, within_s: float, enough: int | None = None) -> list[Alive]:
+    """Who answers within a time, by process; returns early when `enough` have."""
+    answers: list[Alive] = []
+    complete = asyncio.Event()
+    inbox = connection.new_inbox()
+
+    async def receive(message: Msg) -> None:
+        if message.headers is None:  # a status header means that nobody listens
+            answers.append(Alive(**strictjson.loads(message.data)))
+        if message.headers is not None or len(answers) == enough:
+            complete.set()
+
+    subscription = await connection.subscribe(inbox, cb=receive)
+    try:
+        await connection.publish(SUBJECT, b"", reply=inbox)
+        await asyncio.wait_for(complete.wait(), within_s)
+    except (TimeoutError, nats.errors.Error):
+        return sorted(answers, key=lambda alive: (alive.process, alive.pid))
+    finally:
+        await subscription.unsubscribe()
+    return sorted(answers, key=lambda alive: (alive.process, alive.pid))

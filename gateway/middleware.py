@@ -1,0 +1,47 @@
+"""What surrounds every request: its id, and the last net under unexpected errors."""
+
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from events.ids import new_id
+from gateway import problems
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
+
+
+class RequestMiddleware:
+    """Gives each request an id (`X-Request-Id`, the caller's own if it is sane) and each failure a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or pass on what is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope["request_id"] = _request_id(scope)
+        header = (b"x-request-id", request_id.encode())
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:
+                raise
+            await problems.from_unexpected(error, request_id)(scope, receive, send_with_id)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.match(value):
+            return str(value.decode())
+    return new_id()

@@ -1,0 +1,104 @@
+"""The companies of an org."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from events import commands
+from events.administration import COMPANY
+from gateway import answers, cursors
+from gateway.calls import Authenticated, CallRoute
+from gateway.models import (
+    ID_EXAMPLE,
+    TIME_EXAMPLE,
+    Done,
+    Id,
+    Name,
+    Page,
+    PageQuery,
+    Position,
+    Query,
+    Timestamp,
+    example,
+    shown,
+)
+from projections.queries import administration
+from projections.queries.reader import Row
+
+router = APIRouter(prefix="/v1/companies", tags=["companies"], route_class=CallRoute)
+
+
+class Company(BaseModel):
+    """A company of the org: submissions are handed in for one."""
+
+    model_config = shown(company_id=ID_EXAMPLE, name="Globex", created_at=TIME_EXAMPLE, position=7)
+
+    company_id: Id
+    name: str
+    created_at: Timestamp
+    position: Position
+
+
+class CreateCompany(BaseModel):
+    """A company to be."""
+
+    model_config = example(name="Globex")
+
+    name: Name
+
+
+class CompanyCreated(Done):
+    """The new company's id."""
+
+    model_config = shown(company_id=ID_EXAMPLE, position=7, repeated=False)
+
+    company_id: Id
+
+
+class GetCompany(Query):
+    """Which company."""
+
+    model_config = example(company_id=ID_EXAMPLE)
+
+    company_id: Id
+
+
+class ListCompanies(PageQuery):
+    """Which companies."""
+
+    model_config = example(name_prefix="Glo", limit=50)
+
+    name_prefix: Annotated[Name | None, Field(description="Names that begin so, in any case of letters.")] = None
+
+
+@router.post("/create", status_code=201, response_model=CompanyCreated)
+async def create(body: CreateCompany, call: Authenticated) -> Response:
+    """Create a company."""
+    envelope = call.envelope(body)
+    company_id = envelope.new_id(COMPANY)
+    command = commands.CreateCompany(**envelope.fields(), aggregate_id=company_id, name=body.name)
+    return await answers.do(call, envelope, command, 201, company_id=company_id)
+
+
+@router.post("/get", response_model=Company)
+async def get(body: GetCompany, call: Authenticated) -> Company:
+    """One company."""
+    await call.caught_up(body.min_position)
+    row = await administration.company(call.gateway.reader, call.org_id, call.within, body.company_id)
+    return _company(answers.found(row, "company", body.company_id))
+
+
+@router.post("/list", response_model=Page[Company])
+async def list_(body: ListCompanies, call: Authenticated) -> Page[Company]:
+    """Companies, newest first; those that the caller may see."""
+    await call.caught_up(body.min_position)
+    rows = await administration.companies(
+        call.gateway.reader, call.org_id, call.within, cursors.before(body.cursor), body.limit + 1, body.name_prefix
+    )
+    return answers.page(rows, body.limit, _company)
+
+
+def _company(row: Row) -> Company:
+    return Company.model_validate(dict(row))

@@ -1,0 +1,120 @@
+"""The records themselves: a step's output, what it rejected, or what it read; paged."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from events.errors import StateConflictError
+from gateway import answers, cursors
+from gateway.calls import Authenticated, Call, CallRoute
+from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, Id, Query, example, shown
+from gateway.payloads import Reference
+from gateway.routers.step_results import STEP_INDEX_MAX
+from projections.queries import work
+from projections.queries.reader import Row
+from projections.queries.work import RunKey
+
+LIMIT_MAX = 1000
+
+Kind = Literal["output", "rejects", "input"]
+
+router = APIRouter(prefix="/v1/results", tags=["results"], route_class=CallRoute)
+
+
+class GetResults(Query):
+    """Which records: of which step (the last one, if not said), and which side of it."""
+
+    model_config = example(run_id=ID_EXAMPLE, kind="output", limit=100)
+
+    run_id: Id
+    step_index: Annotated[
+        int | None, Field(ge=0, le=STEP_INDEX_MAX, description="Counted from 0; the last step, if not said.")
+    ] = None
+    kind: Kind = "output"
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
+    cursor: Annotated[str | None, Field(max_length=64)] = None
+
+
+class ResultsPage(BaseModel):
+    """A page of records, in their order. `rows` counts all of them."""
+
+    model_config = shown(
+        run_id=ID_EXAMPLE,
+        step_index=0,
+        kind="output",
+        rows=2,
+        records=[{"name": "Globex", "domain": "globex.example"}],
+        next_cursor=CURSOR_EXAMPLE,
+    )
+
+    run_id: Id
+    step_index: int
+    kind: Kind
+    rows: int
+    records: list[Any]
+    next_cursor: str | None
+
+
+@router.post("/get", response_model=ResultsPage)
+async def get(body: GetResults, call: Authenticated) -> Response:
+    """A page of the records that a step made, rejected or read."""
+    start = 0 if body.cursor is None else cursors.decode(body.cursor)
+    await call.caught_up(body.min_position)
+    key = RunKey(call.org_id, call.within, body.run_id)
+    run = answers.found(await call.gateway.runs.load(key), "run", body.run_id)
+    step_index = len(run["step_keys"]) - 1 if body.step_index is None else body.step_index
+    if step_index >= len(run["step_keys"]):
+        answers.found(None, f"step {step_index} in the run", body.run_id)
+    reference = await _reference(call, run, step_index, body.kind)
+    records = [] if reference is None else orjson.loads(await call.gateway.payloads.text(reference))
+    end = start + body.limit
+    return answers.json_response(
+        {
+            "run_id": body.run_id,
+            "step_index": step_index,
+            "kind": body.kind,
+            "rows": len(records),
+            "records": records[start:end],
+            "next_cursor": cursors.encode(end) if end < len(records) else None,
+        }
+    )
+
+
+async def _reference(call: Call, run: Row, step_index: int, kind: Kind) -> Reference | None:
+    """Where the records are; None when the step rejected none."""
+    if kind == "input" and step_index == 0:
+        return await _records_of_submission(call, run["submission_id"])
+    made_by = step_index - 1 if kind == "input" else step_index
+    rows = await work.step_results(call.gateway.reader, call.org_id, call.within, run["run_id"])
+    row = next((row for row in rows if row["step_index"] == made_by), None)
+    if row is None or row["output_digest"] is None:
+        raise StateConflictError(
+            f"Step {made_by} of the run has no result: it is {row['status'] if row else 'pending'}.", code="no_result"
+        )
+    side: Literal["output", "rejects"] = "rejects" if kind == "rejects" else "output"
+    if row[f"{side}_digest"] is None:
+        return None
+    return Reference(
+        org_id=call.org_id,
+        digest=row[f"{side}_digest"],
+        size_bytes=row[f"{side}_size_bytes"],
+        inline=row[f"{side}_inline"],
+        position=row["output_position"],
+        step_index=made_by,
+        kind=side,
+    )
+
+
+async def _records_of_submission(call: Call, submission_id: str) -> Reference:
+    row = await work.submission(call.gateway.reader, call.org_id, call.within, submission_id)
+    row = answers.found(row, "submission", submission_id)
+    return Reference(
+        org_id=call.org_id,
+        digest=row["records_digest"],
+        size_bytes=row["records_size_bytes"],
+        inline=row["records_inline"],
+        position=row["position"],
+    )

@@ -1,0 +1,209 @@
+"""Submissions: batches of records of one company. `create` is the hot path: no model is built on the way out."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from events import commands
+from events.errors import UnavailableError
+from events.logging import get_logger
+from events.payload import digest_of, encode_records
+from events.processing import RUN, SUBMISSION
+from gateway import answers, cursors
+from gateway.calls import Authenticated, Call, CallRoute
+from gateway.commands import Deferred
+from gateway.models import (
+    ID_EXAMPLE,
+    OTHER_ID_EXAMPLE,
+    TIME_EXAMPLE,
+    Done,
+    Id,
+    Name,
+    Page,
+    PageQuery,
+    Position,
+    Query,
+    Timestamp,
+    example,
+    shown,
+)
+from gateway.routers.runs import RUN_EXAMPLE, Run, check_wait
+from gateway.run_view import run_resource, wait_until_ended, with_results
+from gateway.signals import RunWaiter
+from gateway.visibility import company_for
+from projections.queries import work
+from projections.queries.reader import Row
+from projections.queries.work import RunKey
+
+_logger = get_logger("gateway")
+
+router = APIRouter(prefix="/v1/submissions", tags=["submissions"], route_class=CallRoute)
+
+
+class Submission(BaseModel):
+    """A batch of records that was handed in. `records_digest` is the SHA-256 of its JSON."""
+
+    model_config = shown(
+        submission_id=ID_EXAMPLE,
+        company_id=OTHER_ID_EXAMPLE,
+        blueprint_id=OTHER_ID_EXAMPLE,
+        name="January",
+        records_digest="6f1ed002ab5595859014ebf0951522d9aa1f6dbb3f5a1f2d2a3a1a6e7d1c1a11",
+        records_size_bytes=64,
+        records_rows=1,
+        created_by=ID_EXAMPLE,
+        created_at=TIME_EXAMPLE,
+        position=20,
+    )
+
+    submission_id: Id
+    company_id: Id
+    blueprint_id: Id
+    name: str | None
+    records_digest: str
+    records_size_bytes: int
+    records_rows: int
+    created_by: Id | None
+    created_at: Timestamp
+    position: Position
+
+
+class CreateSubmission(BaseModel):
+    """A batch to be handed in, and by default run through its blueprint at once."""
+
+    model_config = example(
+        company_id=OTHER_ID_EXAMPLE,
+        blueprint_id=ID_EXAMPLE,
+        records=[{"name": "Globex", "website": "https://www.globex.example/about"}],
+        wait_s=10,
+        include_results=True,
+    )
+
+    company_id: Annotated[
+        Id | None, Field(description="A caller that is bound to a company may leave it out.")
+    ] = None
+    blueprint_id: Id
+    records: Annotated[
+        list[dict[str, Any]], Field(min_length=1, description="Any JSON objects; they are given back unchanged.")
+    ]
+    name: Name | None = None
+    start_run: Annotated[bool, Field(description="Start a first run at once.")] = True
+    wait_s: Annotated[float, Field(ge=0, description="Wait so long for the run to end, and embed it.")] = 0
+    include_results: Annotated[bool, Field(description="Embed the first 1,000 records of the run's output.")] = False
+
+
+class SubmissionCreated(Done):
+    """The new submission, its first run, and with `wait_s` the run as it is now (null if nothing is known of it)."""
+
+    model_config = shown(
+        submission_id=ID_EXAMPLE, run_id=OTHER_ID_EXAMPLE, position=21, repeated=False, run=RUN_EXAMPLE
+    )
+
+    submission_id: Id
+    run_id: Id | None
+    run: Run | None = None
+
+
+class GetSubmission(Query):
+    """Which submission."""
+
+    model_config = example(submission_id=ID_EXAMPLE)
+
+    submission_id: Id
+
+
+class ListSubmissions(PageQuery):
+    """Which submissions."""
+
+    model_config = example(company_id=OTHER_ID_EXAMPLE, limit=50)
+
+    company_id: Id | None = None
+    blueprint_id: Id | None = None
+
+
+@router.post("/create", status_code=201, response_model=SubmissionCreated)
+async def create(body: CreateSubmission, call: Authenticated) -> Response:
+    """Hand in records and, unless `start_run` is false, run them through the blueprint."""
+    check_wait(call, body.wait_s)
+    company_id = company_for(call.auth, body.company_id)
+    records = encode_records(body.records)
+    envelope = call.envelope(
+        {
+            "company_id": company_id,
+            "blueprint_id": body.blueprint_id,
+            "records": digest_of(records),
+            "name": body.name,
+            "start_run": body.start_run,
+        }
+    )
+    run_id = envelope.new_id(RUN) if body.start_run else None
+    command = commands.CreateSubmission(
+        **envelope.fields(),
+        aggregate_id=envelope.new_id(SUBMISSION),
+        company_id=company_id,
+        blueprint_id=body.blueprint_id,
+        name=body.name,
+        records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
+        run_id=run_id,
+    )
+    ids = {"submission_id": command.aggregate_id, "run_id": run_id}
+    if run_id is None or not body.wait_s:
+        return await answers.do(call, envelope, command, 201, **ids)
+    with call.gateway.signals.run_waiter(run_id) as waiter:
+        outcome = await call.gateway.commands.send(command)
+        if isinstance(outcome, Deferred):
+            return answers.deferred(envelope, **ids)
+        run = await _run(call, waiter, run_id, body, look_first=outcome.repeated)
+        return answers.accepted(outcome, 201, **ids, run=run)
+
+
+@router.post("/get", response_model=Submission)
+async def get(body: GetSubmission, call: Authenticated) -> Submission:
+    """One submission, without its records: `results/get` with `kind: input` pages through them."""
+    await call.caught_up(body.min_position)
+    row = await work.submission(call.gateway.reader, call.org_id, call.within, body.submission_id)
+    return _submission(answers.found(row, "submission", body.submission_id))
+
+
+@router.post("/list", response_model=Page[Submission])
+async def list_(body: ListSubmissions, call: Authenticated) -> Page[Submission]:
+    """Submissions, newest first."""
+    await call.caught_up(body.min_position)
+    rows = await work.submissions(
+        call.gateway.reader,
+        call.org_id,
+        answers.narrowed(call, body.company_id),
+        cursors.before(body.cursor),
+        body.limit + 1,
+        body.blueprint_id,
+    )
+    return answers.page(rows, body.limit, _submission)
+
+
+async def _run(
+    call: Call, waiter: RunWaiter, run_id: str, body: CreateSubmission, *, look_first: bool
+) -> dict[str, Any] | None:
+    """The run that the submission started, once it has ended or the wait is over.
+
+    None when that cannot be known now: the submission is on disk, so its answer must not become an error.
+    """
+    gateway = call.gateway
+    key = RunKey(call.org_id, call.within, run_id)
+    try:
+        row = await gateway.runs.load(key) if look_first else None
+        row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s)
+        if row is None:
+            return None
+        resource = run_resource(row)
+        return await with_results(gateway.payloads, row, resource) if body.include_results else resource
+    except UnavailableError as error:
+        _logger.warning("run_not_shown", run_id=run_id, error=error.message)
+        return None
+
+
+def _submission(row: Row) -> Submission:
+    fields = dict(row)
+    del fields["records_inline"]
+    return Submission(**fields)

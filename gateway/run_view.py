@@ -1,0 +1,158 @@
+"""Runs as clients see them: loaded many at once, waited for, and with their results when they are asked for."""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from gateway.payloads import Payloads, Reference
+from gateway.signals import POLL_S, RunWaiter, Signals
+from projections.queries import work
+from projections.queries.reader import Reader, Row
+from projections.queries.work import RunKey
+
+QUERIES_AT_ONCE = 2
+RUNS_PER_QUERY = 200
+RESULTS_MAX_RECORDS = 1000
+
+
+class RunLoader:
+    """Loads runs by key. What is asked for in one turn of the loop, or while queries are out, goes into one query:
+    a signal that ends a hundred runs costs one round trip.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._asked: dict[RunKey, asyncio.Future[Row | None]] = {}
+        self._out: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def load(self, key: RunKey) -> Row | None:
+        """The run as it is now, or None when there is none for this caller."""
+        future = self._asked.get(key)
+        if future is None:
+            future = self._asked[key] = asyncio.get_running_loop().create_future()
+            self._schedule()
+        return await asyncio.shield(future)
+
+    def _schedule(self) -> None:
+        if not self._scheduled and len(self._out) < QUERIES_AT_ONCE:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        keys = list(self._asked)[:RUNS_PER_QUERY]
+        batch = {key: self._asked.pop(key) for key in keys}
+        task = asyncio.create_task(self._query(batch))
+        self._out.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._out.discard(task)
+        if self._asked:
+            self._schedule()
+
+    async def _query(self, batch: dict[RunKey, asyncio.Future[Row | None]]) -> None:
+        try:
+            found = await work.runs_by_key(self._reader, list(batch))
+        except BaseException as error:
+            for future in batch.values():
+                _fail(future, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for key, future in batch.items():
+            if not future.done():
+                future.set_result(found.get(key))
+
+
+def _fail(future: asyncio.Future[Row | None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # marked as seen: the caller may have gone
+
+
+async def wait_until_ended(
+    loader: RunLoader, signals: Signals, waiter: RunWaiter, key: RunKey, row: Row | None, wait_s: float
+) -> Row | None:
+    """The run once it has ended, or as it is when `wait_s` is over; `row` is what is known of it now.
+
+    The waiter was registered before the run was looked up, or made, so an end that comes meanwhile is not missed; a
+    signal that was lost costs no more than POLL_S.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while row is None or row["status"] == "running":
+        remaining = deadline - loop.time()
+        if remaining <= 0 or signals.closing:
+            return row
+        await waiter.ended(min(remaining, POLL_S))
+        row = await loader.load(key)
+    return row
+
+
+def run_resource(row: Row) -> dict[str, Any]:
+    """The run as JSON, without its results."""
+    error = None
+    if row["error_code"] is not None:
+        error = {"step_index": row["error_step"], "code": row["error_code"], "message": row["error_message"]}
+    return {
+        "run_id": row["run_id"],
+        "company_id": row["company_id"],
+        "submission_id": row["submission_id"],
+        "blueprint_id": row["blueprint_id"],
+        "retry_of": row["retry_of"],
+        "status": row["status"],
+        "steps": _steps(row),
+        "error": error,
+        "created_by": row["created_by"],
+        "started_at": row["started_at"],
+        "ended_at": row["ended_at"],
+        "position": row["position"],
+        "last_position": row["last_position"],
+    }
+
+
+def _steps(row: Row) -> list[dict[str, Any]]:
+    known = zip(row["indexes"] or (), row["statuses"] or (), row["attempts"] or (), strict=True)
+    recorded = {index: (status, attempt) for index, status, attempt in known}
+    steps = []
+    for index, key in enumerate(row["step_keys"]):
+        status, attempt = recorded.get(index) or pending(row, index)
+        steps.append({"index": index, "key": key, "status": status, "attempt": attempt})
+    return steps
+
+
+def pending(row: Row, index: int) -> tuple[str, int | None]:
+    """Status and attempt of a step that nothing is recorded of: scheduled if the run waits for it."""
+    if row["status"] == "running" and row["current_step"] == index:
+        return "scheduled", row["current_attempt"]
+    return "pending", None
+
+
+async def with_results(payloads: Payloads, row: Row, resource: dict[str, Any]) -> dict[str, Any]:
+    """The resource, with the first records of its output when the run has succeeded."""
+    if row["status"] == "succeeded" and row["output_digest"] is not None:
+        text = await payloads.text(output_reference(row, len(row["step_keys"]) - 1))
+        resource["results"] = {"rows": row["output_rows"], "records": _first(text, row["output_rows"])}
+    return resource
+
+
+def output_reference(row: Row, step_index: int) -> Reference:
+    """Where the output is that a row of a run or of a step result names."""
+    return Reference(
+        org_id=row["org_id"],
+        digest=row["output_digest"],
+        size_bytes=row["output_size_bytes"],
+        inline=row["output_inline"],
+        position=row["output_position"],
+        step_index=step_index,
+    )
+
+
+def _first(text: bytes, rows: int) -> Any:
+    """At most RESULTS_MAX_RECORDS; a short batch goes out as it was stored, without being parsed."""
+    if rows <= RESULTS_MAX_RECORDS:
+        return orjson.Fragment(text)
+    return orjson.loads(text)[:RESULTS_MAX_RECORDS]

@@ -1,0 +1,65 @@
+"""What one gateway process holds: its connections, and what is built on them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+
+from events.connection import connect
+from events.log import EventLog
+from events.settings import Settings
+from gateway.auth import Authenticator
+from gateway.commands import CommandSender
+from gateway.payloads import Payloads
+from gateway.run_view import RunLoader
+from gateway.signals import Signals
+from projections.database import create_pool
+from projections.queries.positions import projected_position
+from projections.queries.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that an endpoint delegates to."""
+
+    settings: Settings
+    connection: Client
+    reader: Reader
+    authenticator: Authenticator
+    signals: Signals
+    commands: CommandSender
+    log: EventLog
+    payloads: Payloads
+    runs: RunLoader
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Connect to NATS and Postgres, and close both in the end."""
+    connection = await connect(settings.nats_servers, "gateway")
+    try:
+        async with await create_pool(settings) as pool:
+            gateway = _assemble(settings, connection, Reader(pool))
+            await gateway.signals.start()
+            try:
+                yield gateway
+            finally:
+                await gateway.signals.stop()
+    finally:
+        await connection.close()
+
+
+def _assemble(settings: Settings, connection: Client, reader: Reader) -> Gateway:
+    authenticator = Authenticator(settings, reader, epoch=lambda: connection.stats["reconnects"])
+    return Gateway(
+        settings=settings,
+        connection=connection,
+        reader=reader,
+        authenticator=authenticator,
+        signals=Signals(connection, lambda: projected_position(reader), authenticator.cache.clear),
+        commands=CommandSender(connection, settings.command_timeout_s),
+        log=EventLog(connection),
+        payloads=Payloads(connection),
+        runs=RunLoader(reader),
+    )

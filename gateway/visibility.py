@@ -1,0 +1,35 @@
+"""What a caller may name in a command: the company it acts for, and the things of its company."""
+
+from events import subjects
+from events.context import AuthContext
+from events.errors import NotFoundError
+from gateway.calls import Call
+from gateway.problems import invalid
+from projections.queries import access
+
+
+def company_for(auth: AuthContext, company_id: str | None) -> str:
+    """The company that the caller acts for. One that is bound to a company need not name it, and can name no other."""
+    if auth.company_id is None:
+        if company_id is None:
+            raise invalid("/company_id", "A caller of the whole org names the company.")
+        return company_id
+    if company_id not in (None, auth.company_id):
+        raise NotFoundError(f"There is no company {company_id}.")
+    return auth.company_id
+
+
+async def must_see(call: Call, kind: str, thing_id: str) -> None:
+    """Raises NotFoundError when a caller that is bound to a company names a thing of another one.
+
+    For a caller of the whole org the command's own org is the bound, and the service says what does not exist. The
+    log is asked after the read models: it knows what was made a moment ago.
+    """
+    if call.within is None:
+        return
+    found, company_id = await access.company_of(call.gateway.reader, kind, call.org_id, thing_id)
+    if not found:
+        first = await call.gateway.log.last(subjects.version_filter(call.org_id, kind, thing_id, 1))
+        company_id = first.decision.company_id if first is not None else None
+    if company_id != call.within:
+        raise NotFoundError(f"There is no {kind} {thing_id}.")

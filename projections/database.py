@@ -1,0 +1,32 @@
+"""The pool of Postgres connections, as every process of ours opens it."""
+
+import asyncpg
+
+from events.errors import UnavailableError
+from events.settings import Settings
+
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0
+STATEMENTS_KEPT = 200
+
+
+async def create_pool(settings: Settings) -> asyncpg.Pool:
+    """A bounded pool. Behind a transaction pooler no prepared statement is kept. Raises UnavailableError."""
+    pooled = settings.database_pooling == "transaction"
+    try:
+        return await asyncpg.create_pool(
+            settings.database_dsn,
+            min_size=1,
+            max_size=settings.database_pool_max,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            statement_cache_size=0 if pooled else STATEMENTS_KEPT,
+            reset=_no_reset if pooled else None,
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        host = settings.database_dsn.rpartition("@")[2]
+        raise UnavailableError(f"Postgres does not answer at {host}: {error!r}") from error
+
+
+async def _no_reset(_: asyncpg.Connection) -> None:
+    """Behind a transaction pooler a session is nobody's, and there is nothing of ours in it to reset."""

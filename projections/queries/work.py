@@ -1,0 +1,144 @@
+"""Submissions, pipeline runs and step results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from projections.queries.reader import Reader, Row
+
+_SUBMISSION = """
+SELECT submission_id::text, company_id::text, blueprint_id::text, name, records_digest, records_size_bytes,
+       records_rows, records_inline, created_by::text, created_at, position
+FROM data_engine.submissions_v1
+"""
+
+SUBMISSION = f"""
+{_SUBMISSION}
+WHERE org_id = $1::uuid AND submission_id = $2::uuid AND ($3::uuid IS NULL OR company_id = $3::uuid)
+"""
+
+SUBMISSIONS = f"""
+{_SUBMISSION}
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
+  AND position < $3 AND ($5::uuid IS NULL OR blueprint_id = $5::uuid)
+ORDER BY position DESC
+LIMIT $4
+"""
+
+_RUN = """
+SELECT r.run_id::text, r.org_id::text, r.company_id::text, r.submission_id::text, r.blueprint_id::text,
+       r.retry_of::text, r.status, r.step_keys, r.current_step, r.current_attempt, r.not_before, r.error_step,
+       r.error_code, r.error_message, r.created_by::text, r.started_at, r.ended_at, r.position, r.last_position,
+       s.indexes, s.statuses, s.attempts, s.output_digest, s.output_size_bytes, s.output_rows, s.output_inline,
+       s.output_position
+"""
+
+_STEPS_OF_RUN = """
+LEFT JOIN LATERAL (
+    SELECT array_agg(s.step_index) AS indexes, array_agg(s.status) AS statuses, array_agg(s.attempt) AS attempts,
+           max(s.output_digest) FILTER (WHERE is_last) AS output_digest,
+           max(s.output_size_bytes) FILTER (WHERE is_last) AS output_size_bytes,
+           max(s.output_rows) FILTER (WHERE is_last) AS output_rows,
+           bool_or(s.output_inline) FILTER (WHERE is_last) AS output_inline,
+           max(s.output_position) FILTER (WHERE is_last) AS output_position
+    FROM (
+        SELECT *, step_index = cardinality(r.step_keys) - 1 AS is_last
+        FROM data_engine.step_results_v1
+        WHERE run_id = r.run_id AND org_id = r.org_id
+    ) s
+) s ON true
+"""
+
+RUNS_BY_KEY = f"""
+{_RUN}, asked.company_id::text AS within
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS asked (org_id, company_id, run_id)
+JOIN data_engine.runs_v1 r ON r.run_id = asked.run_id AND r.org_id = asked.org_id
+  AND (asked.company_id IS NULL OR r.company_id = asked.company_id)
+{_STEPS_OF_RUN}
+"""
+
+RUNS = f"""
+{_RUN}
+FROM (
+    SELECT *
+    FROM data_engine.runs_v1
+    WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
+      AND position < $3 AND ($5::uuid IS NULL OR submission_id = $5::uuid)
+      AND ($6::uuid IS NULL OR blueprint_id = $6::uuid) AND ($7::text IS NULL OR status = $7)
+    ORDER BY position DESC
+    LIMIT $4
+) r
+{_STEPS_OF_RUN}
+ORDER BY r.position DESC
+"""
+
+RUN_IDS_OF_SUBMISSION = """
+SELECT run_id::text, position
+FROM data_engine.runs_v1
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND submission_id = $3::uuid
+  AND last_position > $4
+ORDER BY position
+LIMIT $5
+"""
+
+STEP_RESULTS = """
+SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,
+       input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_position,
+       rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, error_code, error_message, position
+FROM data_engine.step_results_v1
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND run_id = $3::uuid
+ORDER BY step_index
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A run as a caller may see it; `within` is None for a caller of the whole org."""
+
+    org_id: str
+    within: str | None
+    run_id: str
+
+
+async def submission(reader: Reader, org_id: str, within: str | None, submission_id: str) -> Row | None:
+    """One submission."""
+    return await reader.row(SUBMISSION, org_id, submission_id, within)
+
+
+async def submissions(
+    reader: Reader, org_id: str, within: str | None, before: int, limit: int, blueprint_id: str | None
+) -> list[Row]:
+    """Submissions, newest first."""
+    return await reader.rows(SUBMISSIONS, org_id, within, before, limit, blueprint_id)
+
+
+async def runs_by_key(reader: Reader, keys: Sequence[RunKey]) -> dict[RunKey, Row]:
+    """Runs with their steps and the reference of their output; many callers' in one query, each with its own key."""
+    orgs, companies, ids = zip(*((key.org_id, key.within, key.run_id) for key in keys), strict=True)
+    found = await reader.rows(RUNS_BY_KEY, orgs, companies, ids)
+    return {RunKey(row["org_id"], row["within"], row["run_id"]): row for row in found}
+
+
+async def runs(
+    reader: Reader,
+    org_id: str,
+    within: str | None,
+    before: int,
+    limit: int,
+    submission_id: str | None,
+    blueprint_id: str | None,
+    status: str | None,
+) -> list[Row]:
+    """Runs, newest first."""
+    return await reader.rows(RUNS, org_id, within, before, limit, submission_id, blueprint_id, status)
+
+
+async def run_ids_of_submission(
+    reader: Reader, org_id: str, within: str | None, submission_id: str, after: int, limit: int
+) -> list[Row]:
+    """The submission's runs that have decisions after a position, oldest first."""
+    return await reader.rows(RUN_IDS_OF_SUBMISSION, org_id, within, submission_id, after, limit)
+
+
+async def step_results(reader: Reader, org_id: str, within: str | None, run_id: str) -> list[Row]:
+    """What is known of a run's steps, in their order; a step without a row is pending."""
+    return await reader.rows(STEP_RESULTS, org_id, within, run_id)

@@ -1,0 +1,68 @@
+"""Real servers for all tests: one nats-server and one PostgreSQL a test run, from the wheels, on free ports."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+
+from cli import embedded
+from cli.embedded import EmbeddedConfig
+from cli.supervisor import Supervisor
+from events.connection import connect
+from events.log import EventLog
+from events.settings import Settings
+from migrations.database import migrate
+from migrations.streams import migrate_streams
+
+
+@pytest.fixture(scope="session")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedConfig]:
+    """The servers of this run, migrated."""
+    home = tmp_path_factory.mktemp("servers")
+    folder = embedded.DataFolder(home)
+    config = embedded.prepare(home)
+    supervisor = Supervisor(home / "run" / "state.json", lambda _name, _what: None)
+    await supervisor.start(embedded.nats_spec(home, config))
+    await supervisor.start(embedded.postgres_spec(home, config))
+    await migrate(config.database_url)
+    connection = await connect([config.nats_url], "migrate")
+    await migrate_streams(connection, replicas=1)
+    await connection.close()
+    yield config
+    await supervisor.stop()
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def settings(servers: EmbeddedConfig, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings that name this run's servers; tests change copies."""
+    return Settings(
+        _env_file=None,
+        home=tmp_path_factory.mktemp("home"),
+        nats_url=servers.nats_url,
+        database_url=servers.database_url,
+        task_ack_wait_s=2.0,
+        log_format="text",
+        log_level="warning",
+    )
+
+
+@pytest.fixture(scope="session")
+async def connection(servers: EmbeddedConfig) -> AsyncIterator[Client]:
+    """A connection to this run's nats-server."""
+    connected = await connect([servers.nats_url], "tests")
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def log(connection: Client) -> EventLog:
+    """The log of this run's nats-server."""
+    return EventLog(connection)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A data folder of the test's own."""
+    return tmp_path / "home"

