@@ -32,7 +32,7 @@ async def show_or_replay(settings: Settings, *, replay: bool, as_json: bool) -> 
     if as_json:
         print_json({"dead_letters": shown, "replayed": replay})
         return
-    console.print(facts_table("Dead letters", ("number", "from", "reason"), (letter.values() for letter in shown)))
+    console.print(facts_table("Dead letters", ("number", "from", "reason"), ([*letter.values()] for letter in shown)))
     if replay:
         given_back = sum(map(_is_command, letters))
         console.print(f"{given_back} commands given back; {len(letters) - given_back} tasks need `runs/retry`.")
@@ -45,7 +45,7 @@ def _is_command(letter: dict[str, Any]) -> bool:
 async def _letters(jetstream: Any) -> list[dict[str, Any]]:
     config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
     subscription = await jetstream.pull_subscribe("dead.>", stream=subjects.DEAD_LETTERS, config=config)
-    found = []
+    found: list[dict[str, Any]] = []
     state = (await jetstream.stream_info(subjects.DEAD_LETTERS)).state
     while len(found) < state.messages:
         for message in await subscription.fetch(min(100, state.messages - len(found)), timeout=FETCH_WITHIN_S):

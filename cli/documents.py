@@ -16,14 +16,14 @@ HEALTH_WITHIN_S = 2.0
 
 
 def asyncapi(settings: Settings) -> str:
-    """The AsyncAPI 3 document of the command service and of a worker with the catalogue's steps."""
+    """The AsyncAPI 3 document of the command service and of a worker with the catalogue's steps, as JSON."""
     from faststream.specification import AsyncAPI
 
     broker = build_broker(["nats://localhost:4222"], "dex")
     CommandService(broker)
     Worker(settings, broker)
     specification = AsyncAPI(broker, title="data-engine-x", version="0.1.0")
-    return specification.to_specification().to_yaml()
+    return specification.to_specification().to_json()
 
 
 def openapi(settings: Settings) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,7 +16,12 @@ from cli.system import System, migrate_everything, running_endpoints
 from events.errors import ConfigurationError, DataEngineError
 from events.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="data-engine-x: event-sourced pipelines.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they show local variables, and so secrets
+    help="data-engine-x: event-sourced pipelines.",
+)
 org_app = typer.Typer(no_args_is_help=True, help="Orgs (the platform's operator only).")
 token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
 docs_app = typer.Typer(no_args_is_help=True, help="Documents that are made from the code.")
@@ -279,7 +284,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return guarded(lambda: asyncio.run(work))
 
 
-def guarded(work: Any) -> Any:
+def guarded(work: Callable[[], T]) -> T:
     """Call `work`; an error of ours is a sentence and exit code 1."""
     try:
         return work()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from events.errors import NotFoundError
+from events.errors import InvalidInputError
 from projections.base import Projection
 from projections.blueprints import BLUEPRINTS
 from projections.companies import COMPANIES
@@ -18,16 +18,24 @@ PROJECTIONS: tuple[Projection, ...] = (
     ORGS, COMPANIES, USERS, TOKENS, STEPS, BLUEPRINTS, SUBMISSIONS, RUNS, STEP_RESULTS,
 )  # fmt: skip
 
+KINDS = frozenset(projection.kind for projection in PROJECTIONS)
+"""The kinds of aggregates that some projection reads."""
+
 
 def named(names: Sequence[str]) -> tuple[Projection, ...]:
-    """The projections of these names in the order of PROJECTIONS; all for none. Raises NotFoundError."""
-    known = {projection.name for projection in PROJECTIONS}
+    """The projections of these names, `runs` or `runs_v1`; all for none. Raises InvalidInputError."""
+    known = {alias for projection in PROJECTIONS for alias in _aliases(projection)}
     if unknown := sorted(set(names) - known):
-        raise NotFoundError(f"There is no projection {unknown[0]!r}; there are {', '.join(sorted(known))}.")
-    return tuple(projection for projection in PROJECTIONS if not names or projection.name in names)
+        choices = ", ".join(projection.name for projection in PROJECTIONS)
+        raise InvalidInputError(f"There is no projection {unknown[0]!r}. There are: {choices}.")
+    return tuple(p for p in PROJECTIONS if not names or not _aliases(p).isdisjoint(names))
 
 
 def with_required(projections: Sequence[Projection]) -> tuple[Projection, ...]:
-    """The projections and those whose tables they read."""
+    """The projections and those whose tables they read, in the order in which they are applied."""
     wanted = {name for projection in projections for name in (projection.name, *projection.requires)}
-    return named(sorted(wanted)) if wanted else ()
+    return tuple(projection for projection in PROJECTIONS if projection.name in wanted)
+
+
+def _aliases(projection: Projection) -> set[str]:
+    return {projection.name, projection.name.rpartition("_v")[0]}

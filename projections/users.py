@@ -48,11 +48,8 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
                 )
             elif isinstance(event, UserDeactivated):
                 deactivated.setdefault(user_id, (user_id, decision.org_id, decision.at))
-    return [*statements(Statement.of(INSERT, made.values())), *_deactivate(deactivated)]
+    return statements(Statement.of(INSERT, made.values()), Statement.of(DEACTIVATE, deactivated.values()))
 
-
-def _deactivate(deactivated: dict[str, tuple[str, str, datetime]]) -> list[Statement]:
-    return statements(Statement.of(DEACTIVATE, deactivated.values()))
 
 
 USERS = Projection(name="users_v1", kind=USER, tables=(Table("users_v1", ("user_id",)),), fold=fold)

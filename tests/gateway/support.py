@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from events import subjects
 from events.administration import BlueprintStep
+from events.blobs import BlobStore
 from events.commands import COMMANDS, Accepted, Answer, Command, CreateSubmission
 from events.context import SERVICE_ACTOR, Role
 from events.errors import RejectedError, rejection_to_json
@@ -65,15 +66,17 @@ class World:
 _positions = iter(range(1_000_000, 10**9))
 
 
+async def insert(pool: asyncpg.Pool, table: str, **row: Any) -> None:
+    """A row of a read model, as the projector would write it."""
+    marks = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    await pool.execute(f"INSERT INTO data_engine.{table} ({', '.join(row)}) VALUES ({marks})", *row.values())
+
+
 async def add_world(pool: asyncpg.Pool) -> World:
     org_id, strange_org_id = new_id(), new_id()
     company_id, other_company_id, strange_company_id = new_id(), new_id(), new_id()
     for org, name in ((org_id, "Acme"), (strange_org_id, "Strange")):
-        await pool.execute(
-            "INSERT INTO data_engine.orgs_v1 (org_id, name, created_at, position, last_position) "
-            "VALUES ($1, $2, $3, $4, $4)",
-            org, name, AT, next(_positions),
-        )  # fmt: skip
+        await insert(pool, "orgs_v1", org_id=org, name=name, created_at=AT, position=next(_positions))
     for company, org in ((company_id, org_id), (other_company_id, org_id), (strange_company_id, strange_org_id)):
         await add_company(pool, org, company, "Globex")
     return World(
@@ -90,11 +93,9 @@ async def add_world(pool: asyncpg.Pool) -> World:
 
 
 async def add_company(pool: asyncpg.Pool, org_id: str, company_id: str, name: str) -> None:
-    await pool.execute(
-        "INSERT INTO data_engine.companies_v1 (company_id, org_id, name, created_at, position) "
-        "VALUES ($1, $2, $3, $4, $5)",
-        company_id, org_id, name, AT, next(_positions),
-    )  # fmt: skip
+    await insert(
+        pool, "companies_v1", company_id=company_id, org_id=org_id, name=name, created_at=AT, position=next(_positions)
+    )
 
 
 async def add_person(
@@ -102,15 +103,13 @@ async def add_person(
 ) -> Person:
     token = "dex_" + secrets.token_hex(22)
     person = Person(new_id(), org_id, company_id, role, new_id(), token, identity or f"sub-{new_id()}")
-    await pool.execute(
-        "INSERT INTO data_engine.users_v1 (user_id, org_id, company_id, email, name, role, identity, created_at,"
-        " position, last_position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
-        person.user_id, org_id, company_id, "a@b.example", "A", role, person.identity, AT, next(_positions),
+    await insert(
+        pool, "users_v1", user_id=person.user_id, org_id=org_id, company_id=company_id, email="a@b.example", name="A",
+        role=role, identity=person.identity, created_at=AT, position=next(_positions),
     )  # fmt: skip
-    await pool.execute(
-        "INSERT INTO data_engine.tokens_v1 (token_id, org_id, user_id, name, hint, verifier, created_at, position,"
-        " last_position) VALUES ($1, $2, $3, 'a token', $4, $5, $6, $7, $7)",
-        person.token_id, org_id, person.user_id, token[:8], verifier_of(token), AT, next(_positions),
+    await insert(
+        pool, "tokens_v1", token_id=person.token_id, org_id=org_id, user_id=person.user_id, name="a token",
+        hint=token[:8], verifier=verifier_of(token), created_at=AT, position=next(_positions),
     )  # fmt: skip
     return person
 
@@ -181,13 +180,12 @@ class Service:
         )  # fmt: skip
         position = await self._append(command, "submission", [created], "log.submission")
         records = command.records
-        await self._pool.execute(
-            "INSERT INTO data_engine.submissions_v1 (submission_id, org_id, company_id, blueprint_id, name,"
-            " records_digest, records_size_bytes, records_rows, records_inline, created_by, created_at, position) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-            command.aggregate_id, command.org_id, command.company_id, command.blueprint_id, command.name,
-            records.digest, records.size_bytes, records.rows, records.inline is not None, command.actor.user_id, AT,
-            position,
+        await insert(
+            self._pool, "submissions_v1", submission_id=command.aggregate_id, org_id=command.org_id,
+            company_id=command.company_id, blueprint_id=command.blueprint_id, name=command.name,
+            records_digest=records.digest, records_size_bytes=records.size_bytes, records_rows=records.rows,
+            records_inline=records.inline is not None, created_by=command.actor.user_id, created_at=AT,
+            position=position,
         )  # fmt: skip
         return position if command.run_id is None else await self._start_run(command, command.run_id)
 
@@ -199,12 +197,11 @@ class Service:
         )  # fmt: skip
         due = StepScheduled(**at, step_index=0, step_key=STEP_KEYS[0], attempt=1)
         position = await self._append(command, "run", [started, due], f"due.{STEP_KEYS[0]}")
-        await self._pool.execute(
-            "INSERT INTO data_engine.runs_v1 (run_id, org_id, company_id, submission_id, blueprint_id, status, step_keys,"
-            " current_step, current_attempt, created_by, started_at, position, last_position) "
-            "VALUES ($1, $2, $3, $4, $5, 'running', $6, 0, 1, $7, $8, $9, $9)",
-            run_id, command.org_id, command.company_id, command.aggregate_id, command.blueprint_id, list(STEP_KEYS),
-            command.actor.user_id, AT, position,
+        await insert(
+            self._pool, "runs_v1", run_id=run_id, org_id=command.org_id, company_id=command.company_id,
+            submission_id=command.aggregate_id, blueprint_id=command.blueprint_id, status="running",
+            step_keys=list(STEP_KEYS), current_step=0, current_attempt=1, created_by=command.actor.user_id,
+            started_at=AT, position=position, last_position=position,
         )  # fmt: skip
         await self.signal(position)
         return position
@@ -229,15 +226,14 @@ class Service:
         for index, key in enumerate(STEP_KEYS):
             output = outputs[index]
             if output.inline is None:
-                await self.blobs_put(command.org_id, output.digest, encode_records((records, done)[index]))
-            await self._pool.execute(
-                "INSERT INTO data_engine.step_results_v1 (run_id, step_index, org_id, company_id, submission_id, step_key,"
-                " step_version, status, attempt, started_at, ended_at, duration_us, input_digest, input_rows,"
-                " output_digest, output_size_bytes, output_rows, output_inline, output_position, position) VALUES"
-                " ($1, $2, $3, $4, $5, $6, '1', 'succeeded', 1, $7, $7, 10, $8, $9, $10, $11, $12, $13, $14, $14)",
-                command.run_id, index, command.org_id, command.company_id, command.aggregate_id, key, AT,
-                command.records.digest, command.records.rows, output.digest, output.size_bytes, output.rows,
-                output.inline is not None, position,
+                await BlobStore(self._nats).put(command.org_id, output.digest, encode_records((records, done)[index]))
+            await insert(
+                self._pool, "step_results_v1", run_id=command.run_id, step_index=index, org_id=command.org_id,
+                company_id=command.company_id, submission_id=command.aggregate_id, step_key=key, step_version="1",
+                status="succeeded", attempt=1, started_at=AT, ended_at=AT, duration_us=10,
+                input_digest=command.records.digest, input_rows=command.records.rows, output_digest=output.digest,
+                output_size_bytes=output.size_bytes, output_rows=output.rows,
+                output_inline=output.inline is not None, output_position=position, position=position,
             )  # fmt: skip
         await self._pool.execute(
             "UPDATE data_engine.runs_v1 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
@@ -246,11 +242,6 @@ class Service:
         )  # fmt: skip
         await self.signal(position, [command.run_id] if self.signal_ends else [])
         return position
-
-    async def blobs_put(self, org_id: str, digest: str, data: bytes) -> None:
-        from events.blobs import BlobStore
-
-        await BlobStore(self._nats).put(org_id, digest, data)
 
     async def signal(
         self, position: int, ended: list[str] | None = None, *, access: bool = False, reset: bool = False

@@ -1,0 +1,160 @@
+"""Applying a batch: rows, dead letters and checkpoints of all projections in one transaction.
+
+There is no temporary table, no session setting and no session lock, so this works through a transaction pooler. Two
+projectors may run at once: whoever locks the checkpoints first applies the batch, the other sees that they moved.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from events import subjects
+from events.logging import get_logger
+from events.model import Recorded
+from projections import checkpoints
+from projections.base import Projection, storable
+from projections.batch import DATA_FAULTS, Batch, Undecodable
+from projections.catalogue import KINDS
+from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
+
+# A commit need not wait for the disk: rows and checkpoint are lost together, and made again from the log. A plan for
+# the arrays at hand, never a cached one: one that was made while a table was small would scan it when it is large.
+SETTINGS = "SET LOCAL synchronous_commit = off; SET LOCAL plan_cache_mode = force_custom_plan"
+
+BURY = """
+INSERT INTO {schema}.projection_dead_letters (name, position, subject, reason)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+ON CONFLICT (name, position) DO UPDATE SET reason = excluded.reason
+"""
+
+REASON_MAX_CHARS = 2000
+
+_logger = get_logger("projector")
+
+
+class PoisonError(Exception):
+    """A projection cannot take a decision of the batch: a fault of the data, which no repetition mends."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A decision that one projection could not apply, and why."""
+
+    name: str
+    position: int
+    subject: str
+    reason: str
+
+
+ApplyOne = Callable[[asyncpg.Connection, str, Projection, Sequence[Recorded]], Awaitable[list[DeadLetter]]]
+
+
+async def apply(
+    connection: asyncpg.Connection,
+    schema: str,
+    projections: Sequence[Projection],
+    at: Checkpoints,
+    batch: Batch,
+    epoch: str,
+) -> dict[str, Checkpoint]:
+    """Apply to each projection what it has not seen of the batch, and return all checkpoints as they are then.
+
+    `at` is where the caller believes the projections to be. Raises CheckpointsMovedError when they are elsewhere;
+    nothing is changed then. What a projection cannot take becomes a dead letter of that projection alone.
+    """
+    behind = [projection for projection in projections if at[projection.name].position < batch.last_position]
+    try:
+        return await _in_transaction(connection, schema, behind, at, batch, epoch, _whole)
+    except PoisonError as error:
+        _logger.warning("batch_has_poison", first=batch.first_position, last=batch.last_position, reason=str(error))
+    return await _in_transaction(connection, schema, behind, at, batch, epoch, _without_poison)
+
+
+async def _in_transaction(
+    connection: asyncpg.Connection,
+    schema: str,
+    behind: Sequence[Projection],
+    at: Checkpoints,
+    batch: Batch,
+    epoch: str,
+    apply_one: ApplyOne,
+) -> dict[str, Checkpoint]:
+    async with connection.transaction():
+        await connection.execute(SETTINGS)
+        found = await checkpoints.lock(connection, schema, list(at))
+        if found != at:
+            raise CheckpointsMovedError(found)
+        letters: list[DeadLetter] = []
+        for projection in behind:
+            position = at[projection.name].position
+            letters += _undecodable(projection, position, batch.undecodable)
+            if decisions := batch.decisions_after(projection.kind, position):
+                letters += await apply_one(connection, schema, projection, decisions)
+        await _bury(connection, schema, letters)
+        moved = [Checkpoint(p.name, batch.last_position, epoch, batch.decision_id) for p in behind]
+        await checkpoints.move(connection, schema, moved)
+    return {**at, **{checkpoint.name: checkpoint for checkpoint in moved}}
+
+
+async def _whole(
+    connection: asyncpg.Connection, schema: str, projection: Projection, decisions: Sequence[Recorded]
+) -> list[DeadLetter]:
+    """All at once. Raises PoisonError."""
+    try:
+        folded = projection.fold(decisions)
+    except DATA_FAULTS as error:
+        raise PoisonError(repr(error)) from error
+    for statement in folded:
+        try:
+            missing = await connection.fetch(statement.sql.replace("{schema}", schema), *statement.columns)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError) as error:
+            raise PoisonError(repr(error)) from error
+        if missing:
+            raise PoisonError(f"What is changed is not there: {', '.join(row[0] for row in missing[:3])}")
+    return []
+
+
+async def _without_poison(
+    connection: asyncpg.Connection, schema: str, projection: Projection, decisions: Sequence[Recorded]
+) -> list[DeadLetter]:
+    """In halves, each within a savepoint, down to the decisions at fault."""
+    try:
+        async with connection.transaction():
+            return await _whole(connection, schema, projection, decisions)
+    except PoisonError as error:
+        if len(decisions) == 1:
+            return [_dead(projection, decisions[0], str(error))]
+    middle = len(decisions) // 2
+    return [
+        *await _without_poison(connection, schema, projection, decisions[:middle]),
+        *await _without_poison(connection, schema, projection, decisions[middle:]),
+    ]
+
+
+def _dead(projection: Projection, recorded: Recorded, reason: str) -> DeadLetter:
+    address = recorded.decision.address
+    subject = subjects.decision(
+        address.org_id, address.kind, address.aggregate_id, address.version, address.routing
+    )
+    return DeadLetter(projection.name, recorded.position, subject, reason)
+
+
+def _undecodable(projection: Projection, position: int, found: Sequence[Undecodable]) -> list[DeadLetter]:
+    """Those that are, or may be, of the projection's kind."""
+    return [
+        DeadLetter(projection.name, poison.position, poison.subject, poison.reason)
+        for poison in found
+        if poison.position > position and (poison.kind == projection.kind or poison.kind not in KINDS)
+    ]
+
+
+async def _bury(connection: asyncpg.Connection, schema: str, letters: Sequence[DeadLetter]) -> None:
+    for letter in letters:
+        _logger.error("dead_letter", projection=letter.name, position=letter.position, reason=letter.reason)
+    if letters:
+        rows = [
+            (letter.name, letter.position, storable(letter.subject), storable(letter.reason[:REASON_MAX_CHARS]))
+            for letter in letters
+        ]
+        await connection.execute(BURY.replace("{schema}", schema), *zip(*rows, strict=True))

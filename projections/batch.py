@@ -1,0 +1,86 @@
+"""A stretch of the log as the projections take it: decoded once, sorted by kind of aggregate."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from events import subjects
+from events.errors import DataEngineError, PoisonedMessageError
+from events.follow import Followed
+from events.mapper import decode_decision
+from events.model import Recorded
+from projections.log_guard import decision_id_of
+
+# What our own code raises on data that it was not made for. Neither connection trouble nor a cancellation is in it.
+DATA_FAULTS = (DataEngineError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A message that is no decision to today's code. `kind` is None when its subject tells none."""
+
+    position: int
+    subject: str
+    kind: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive messages. `decisions` are by kind, in order; `decision_id` is that of the last message."""
+
+    first_position: int
+    last_position: int
+    decision_id: str
+    decisions: dict[str, list[Recorded]]
+    undecodable: list[Undecodable]
+
+    def decisions_after(self, kind: str, position: int) -> Sequence[Recorded]:
+        """The decisions of a kind beyond a position."""
+        found = self.decisions.get(kind, [])
+        if position < self.first_position:
+            return found
+        return [recorded for recorded in found if recorded.position > position]
+
+    def ended_runs(self) -> list[str]:
+        """The ids of the runs that ended in the batch."""
+        return [
+            recorded.decision.aggregate_id
+            for recorded in self.decisions.get("run", ())
+            if recorded.decision.routing.startswith("end.")
+        ]
+
+    def holds(self, kinds: Iterable[str]) -> bool:
+        """Whether there is a decision of one of these kinds."""
+        return any(kind in self.decisions for kind in kinds)
+
+    def count_events(self) -> dict[str, int]:
+        """How many events there are, by kind of aggregate."""
+        return {
+            kind: sum(len(recorded.decision.events) for recorded in decisions)
+            for kind, decisions in self.decisions.items()
+        }
+
+
+def decode(messages: Sequence[Followed]) -> Batch:
+    """Decode 1..n messages of the log. What cannot be decoded is set aside; nothing is raised."""
+    decisions: defaultdict[str, list[Recorded]] = defaultdict(list)
+    undecodable: list[Undecodable] = []
+    for message in messages:
+        try:
+            decision = decode_decision(message.subject, message.body)
+        except DATA_FAULTS as error:
+            undecodable.append(_undecodable(message, error))
+        else:
+            decisions[decision.kind].append(Recorded(message.position, decision))
+    last = messages[-1]
+    return Batch(messages[0].position, last.position, decision_id_of(last.body), dict(decisions), undecodable)
+
+
+def _undecodable(message: Followed, error: Exception) -> Undecodable:
+    try:
+        kind = subjects.Address.parse(message.subject).kind
+    except ValueError:
+        kind = None
+    reason = error.message if isinstance(error, PoisonedMessageError) else repr(error)
+    return Undecodable(message.position, message.subject, kind, reason)

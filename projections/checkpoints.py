@@ -1,0 +1,103 @@
+"""Checkpoints: where each projection stands in the log, and by which decision. SQL and nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from projections.base import LIVE_SCHEMA
+
+ENSURE = """
+INSERT INTO {schema}.projection_checkpoints (name, position, epoch, decision_id)
+SELECT name, 0, '', '' FROM unnest($1::text[]) AS g (name)
+ON CONFLICT (name) DO NOTHING
+"""
+
+READ = """
+SELECT name, position, epoch, decision_id FROM {schema}.projection_checkpoints
+WHERE name = ANY($1::text[]) ORDER BY name
+"""
+
+# Ordered, so that two that lock the same rows never wait for each other.
+LOCK = f"{READ.rstrip()} FOR UPDATE"
+
+MOVE = """
+UPDATE {schema}.projection_checkpoints
+SET position = $2, epoch = $3, decision_id = $4, updated_at = now()
+WHERE name = ANY($1::text[])
+"""
+
+STATUS = """
+SELECT c.name, c.position, c.updated_at, count(d.position) AS dead_letters
+FROM {schema}.projection_checkpoints c
+LEFT JOIN {schema}.projection_dead_letters d ON d.name = c.name
+GROUP BY c.name ORDER BY c.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far one projection is: the position and the id of the last decision that it has seen, in which log."""
+
+    name: str
+    position: int = 0
+    epoch: str = ""
+    decision_id: str = ""
+
+
+Checkpoints = Mapping[str, Checkpoint]
+"""By the projection's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionStatus:
+    """One projection as `dex status` shows it; `dead_letters` is how many decisions it could not apply."""
+
+    name: str
+    position: int
+    updated_at: datetime
+    dead_letters: int
+
+
+class CheckpointsMovedError(Exception):
+    """Another projector, or a rebuild, moved the checkpoints. `found` is where they are."""
+
+    def __init__(self, found: Checkpoints) -> None:
+        super().__init__("the checkpoints were moved by somebody else")
+        self.found = found
+
+
+def lowest(checkpoints: Checkpoints) -> int:
+    """The position that all projections have reached."""
+    return min(checkpoint.position for checkpoint in checkpoints.values())
+
+
+async def load(connection: asyncpg.Connection, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
+    """The checkpoints of these projections, made at position 0 where there are none."""
+    await connection.execute(ENSURE.replace("{schema}", schema), names)
+    return _by_name(await connection.fetch(READ.replace("{schema}", schema), names))
+
+
+async def lock(connection: asyncpg.Connection, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
+    """The same, locked until the transaction ends: nobody else applies a batch meanwhile."""
+    return _by_name(await connection.fetch(LOCK.replace("{schema}", schema), names))
+
+
+async def move(connection: asyncpg.Connection, schema: str, to: Iterable[Checkpoint]) -> None:
+    """Move checkpoints that are locked; those with the same goal in one statement."""
+    goals: dict[tuple[int, str, str], list[str]] = {}
+    for checkpoint in to:
+        goals.setdefault((checkpoint.position, checkpoint.epoch, checkpoint.decision_id), []).append(checkpoint.name)
+    for goal, names in goals.items():
+        await connection.execute(MOVE.replace("{schema}", schema), names, *goal)
+
+
+async def projection_status(pool: asyncpg.Pool, schema: str = LIVE_SCHEMA) -> list[ProjectionStatus]:
+    """Every projection that ever ran here, by name."""
+    rows = await pool.fetch(STATUS.replace("{schema}", schema))
+    return [ProjectionStatus(**row) for row in rows]
+
+
+def _by_name(rows: Iterable[asyncpg.Record]) -> dict[str, Checkpoint]:
+    return {row["name"]: Checkpoint(**row) for row in rows}

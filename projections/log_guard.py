@@ -1,0 +1,102 @@
+"""Whether the log is still the one that the read models followed (design rule 13).
+
+Looked at when a follower begins, after each of its reconnections, and while nothing comes. In between, a consumer
+belongs to one life of the stream, and its messages have no gap.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+
+import nats.errors
+from nats.aio.client import Client
+
+from events import strictjson, subjects
+from events.errors import LogRewoundError, UnavailableError
+from events.log import EventLog, LogState
+from projections.checkpoints import Checkpoint
+
+REQUEST_TIMEOUT_S = 5.0
+_NO_MESSAGE = 10037
+
+RECOVERY = (
+    "Find out who changed it, and restore it if you can. To take the log as it is, build the read models from it: "
+    "dex rebuild --accept-log"
+)
+
+
+def decision_id_of(body: bytes) -> str:
+    """The id of the decision in a message; of a message that is none, its digest. Never fails."""
+    try:
+        return str(strictjson.loads(body)["id"])
+    except (ValueError, LookupError, TypeError):
+        return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+class LogGuard:
+    """Compares checkpoints with the log."""
+
+    def __init__(self, connection: Client) -> None:
+        self._nc = connection
+        self._log = EventLog(connection)
+
+    async def state(self) -> LogState:
+        """The epoch and the bounds of the log. Raises UnavailableError."""
+        return await self._log.state()
+
+    async def verify(self, checkpoints: Iterable[Checkpoint]) -> LogState:
+        """The log's state, when every checkpoint was made on this log; else raises LogRewoundError."""
+        state = await self.state()
+        ids: dict[int, str] = {}
+        for checkpoint in checkpoints:
+            position = checkpoint.position
+            if state.first_position <= position <= state.last_position and position not in ids:
+                ids[position] = await self.decision_id_at(position)
+            if fault := fault_of(state, ids.get(position, ""), checkpoint):
+                raise LogRewoundError(f"{fault} {RECOVERY}", projection=checkpoint.name, position=position)
+        return state
+
+    async def decision_id_at(self, position: int) -> str:
+        """The id of the decision at a position, as `decision_id_of` gives it; "" when there is none.
+
+        Asked of the stream's leader: a replica that answers direct gets may be behind, which would look like a loss.
+        """
+        request = strictjson.dumps({"seq": position})
+        try:
+            answer = await self._nc.request(
+                f"$JS.API.STREAM.MSG.GET.{subjects.EVENTS}", request, timeout=REQUEST_TIMEOUT_S
+            )
+        except nats.errors.Error as error:
+            raise UnavailableError("The event log does not answer.") from error
+        found = strictjson.loads(answer.data)
+        if "error" not in found:
+            return decision_id_of(base64.b64decode(found["message"].get("data", "")))
+        if found["error"].get("err_code") == _NO_MESSAGE:
+            return ""
+        raise UnavailableError(f"The event log cannot be read: {found['error'].get('description')}")
+
+
+def fault_of(state: LogState, found_id: str, checkpoint: Checkpoint) -> str | None:
+    """How the log differs from the one that the checkpoint was made on, as a sentence; None when it does not.
+
+    `found_id` is the id of the decision that the log has at the checkpoint's position.
+    """
+    name, position = checkpoint.name, checkpoint.position
+    if position and checkpoint.epoch != state.epoch:
+        return (
+            f"The log was made anew: {name} followed the one created at {checkpoint.epoch}, "
+            f"this one was created at {state.epoch}."
+        )
+    if position > state.last_position:
+        return f"The log was cut: {name} is at position {position}, and the log ends at {state.last_position}."
+    if state.first_position > position + 1:
+        return (
+            f"The log lost its beginning: {name} needs position {position + 1}, "
+            f"and the log begins at {state.first_position}."
+        )
+    if position >= max(1, state.first_position) and found_id != checkpoint.decision_id:
+        return (
+            f"The log was rewound and written again: at position {position} {name} saw the decision "
+            f"{checkpoint.decision_id or '(none)'}, the log has {found_id or '(none)'}."
+        )
+    return None

@@ -1,0 +1,215 @@
+"""The projector: one follower of the log feeds all read models, each with a checkpoint of its own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import asyncpg
+import nats.errors
+from nats.aio.client import Client
+
+from events import administration, strictjson, subjects
+from events.errors import ConfigurationError, LogRewoundError, UnavailableError
+from events.follow import Followed, follow
+from events.logging import get_logger
+from events.settings import Settings
+from projections import checkpoints
+from projections.apply import apply
+from projections.base import LIVE_SCHEMA, Projection
+from projections.batch import Batch, decode
+from projections.catalogue import PROJECTIONS
+from projections.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    CheckpointsMovedError,
+    ProjectionStatus,
+    projection_status,
+)
+from projections.database import create_pool
+from projections.log_guard import RECOVERY, LogGuard
+
+__all__ = ["ProjectionStatus", "Projector", "projection_status", "run_projector"]
+
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+IDLE_CHECK_S = 5.0
+"""How often the log is looked at while nothing comes: a log made anew may stay silent for as long as it is shorter."""
+
+ACCESS_KINDS = (administration.ORG, administration.COMPANY, administration.USER, administration.TOKEN)
+
+_TROUBLE = (
+    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnavailableError,
+)  # fmt: skip
+_WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
+
+_logger = get_logger("projector")
+
+
+class _StartOverError(Exception):
+    """What we believed of the checkpoints or of the log does not hold; begin again from the database."""
+
+
+async def run_projector(settings: Settings, connection: Client, stop: asyncio.Event) -> None:
+    """Project until `stop` is set; a batch that was begun is finished.
+
+    Trouble with Postgres or NATS is waited out. Raises LogRewoundError when the log is not the one that the read
+    models followed, and ConfigurationError when their tables are not as this version needs them.
+    """
+    failures = 0
+    while not stop.is_set():
+        try:
+            pool = await create_pool(settings)
+        except UnavailableError as error:
+            await _pause(stop, failures, error)
+            failures += 1
+            continue
+        async with pool:
+            await Projector(pool, connection, settings.projector_batch).run(stop)
+
+
+class Projector:
+    """Follows the log from the lowest checkpoint, and begins again from the database after any trouble."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        connection: Client,
+        batch_max: int = 1000,
+        projections: Sequence[Projection] = PROJECTIONS,
+        idle_check_s: float = IDLE_CHECK_S,
+    ) -> None:
+        self._pool = pool
+        self._nc = connection
+        self._batch_max = batch_max
+        self._projections = projections
+        self._idle_check_s = idle_check_s
+        self._guard = LogGuard(connection)
+        self._at: Checkpoints = {}
+        self._epoch = ""
+        self._received = 0
+        self._verified = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Project until `stop` is set. Raises LogRewoundError and ConfigurationError."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                await self._begin()
+                failures = 0
+                await self._follow(stop)
+            except _StartOverError as error:
+                _logger.info("start_over", reason=str(error))
+            except _WRONG_SCHEMA as error:
+                raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
+            except _TROUBLE as error:
+                await _pause(stop, failures, error)
+                failures += 1
+
+    async def _begin(self) -> None:
+        """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
+        names = [projection.name for projection in self._projections]
+        async with self._pool.acquire() as connection:
+            self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
+        await self._verify()
+        self._received = checkpoints.lowest(self._at)
+        await self._publish([], access=True, reset=True)
+        _logger.info("projecting", after=self._received)
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        messages = follow(
+            self._nc, subjects.EVENTS, ["events.>"], self._received, self._batch_max, before_open=self._note_consumer
+        )
+        async with aclosing(_until(stop, messages, self._idle_check_s)) as batches:
+            async for batch in batches:
+                if batch is None:
+                    await self._verify()
+                    continue
+                await self._check_continuity(batch)
+                await self._apply(decode(batch))
+
+    async def _note_consumer(self, _after: int) -> None:
+        """A new consumer may be one of another stream. It is verified once its first messages are here, not before:
+        then they were in the log that is verified."""
+        self._verified = False
+
+    async def _verify(self) -> None:
+        self._epoch = (await self._guard.verify(self._at.values())).epoch
+
+    async def _check_continuity(self, messages: Sequence[Followed]) -> None:
+        """The log has no gaps, as nothing is ever deleted from it. Raises LogRewoundError when something was."""
+        if not self._verified:
+            await self._verify()
+            self._verified = True
+        for message in messages:
+            if message.position != self._received + 1:
+                missing = self._received + 1
+                if await self._guard.decision_id_at(missing):
+                    raise _StartOverError(f"position {missing} was left out")
+                raise LogRewoundError(
+                    f"The log has a hole: position {missing} is missing before {message.position}. {RECOVERY}",
+                    position=missing,
+                )
+            self._received = message.position
+
+    async def _apply(self, batch: Batch) -> None:
+        """Apply the batch, or what another projector has left of it."""
+        while checkpoints.lowest(self._at) < batch.last_position:
+            try:
+                async with self._pool.acquire() as connection:
+                    self._at = await apply(connection, LIVE_SCHEMA, self._projections, self._at, batch, self._epoch)
+            except CheckpointsMovedError as moved:
+                self._adopt(moved.found)
+            else:
+                await self._publish(batch.ended_runs(), access=batch.holds(ACCESS_KINDS))
+
+    def _adopt(self, found: Checkpoints) -> None:
+        """Go on from where another projector is, if that is ahead of us in the same log."""
+        for name, mine in self._at.items():
+            theirs = found.get(name)
+            if theirs is None or theirs.position < mine.position or (theirs != mine and theirs.epoch != self._epoch):
+                raise _StartOverError(f"the checkpoint of {name} went from {mine} to {theirs}")
+        self._at = found
+
+    async def _publish(self, ended: list[str], *, access: bool, reset: bool = False) -> None:
+        """Wake those who wait. A hint: one that is lost costs them time, and no truth."""
+        hint: dict[str, Any] = {"position": checkpoints.lowest(self._at), "ended": ended, "access": access}
+        if reset:
+            hint["reset"] = True
+        try:
+            await self._nc.publish(subjects.PROJECTED, strictjson.dumps(hint))
+        except nats.errors.Error as error:
+            _logger.debug("hint_lost", reason=repr(error))
+
+
+async def _until(
+    stop: asyncio.Event, messages: AsyncGenerator[list[Followed], None], idle_s: float
+) -> AsyncGenerator[list[Followed] | None, None]:
+    """The batches until `stop` is set, and None whenever there was none for `idle_s`. Closes `messages`."""
+    stopping = asyncio.ensure_future(stop.wait())
+    coming: asyncio.Future[list[Followed]] | None = None
+    try:
+        while not stop.is_set():
+            coming = coming or asyncio.ensure_future(anext(messages))
+            await asyncio.wait({stopping, coming}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                batch = coming.result()
+                coming = None
+                yield batch
+            elif not stopping.done():
+                yield None
+    finally:
+        pending = [task for task in (stopping, coming) if task is not None]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await messages.aclose()
+
+
+async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
+    """A bounded pause between attempts, cut short by `stop`."""
+    pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+    _logger.warning("waiting_for_servers", reason=repr(error), pause_s=pause_s)
+    try:
+        await asyncio.wait_for(stop.wait(), pause_s)
+    except TimeoutError:
+        return
