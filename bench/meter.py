@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,3 +75,19 @@ def _disk() -> tuple[int, int] | None:
     except OSError:
         return None
     return written, flushes
+
+
+def processor_ms(sessions: Mapping[str, int]) -> dict[str, float]:
+    """Processor milliseconds used so far by each named process, its session and its children; and by this process."""
+    by_session = {session: name for name, session in sessions.items()}
+    used = dict.fromkeys(sessions, 0.0)
+    tick_ms = 1000 / os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        name = by_session.get(int(fields[3])) or by_session.get(int(fields[1]))
+        if name is not None:
+            used[name] += (int(fields[11]) + int(fields[12])) * tick_ms
+    return {**used, "client": time.process_time() * 1000}

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from bench.meter import Meter, percentile
+from bench.meter import Meter, percentile, processor_ms
 from cli.bootstrap import create_org
 from cli.system import System
 from events.connection import connect
@@ -117,13 +117,16 @@ async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
             await client.prepare()
             inflight = 1 if arguments.work == "W1" else arguments.inflight
             await drive(client.run_one, max(WARMUP_RUNS, inflight * 4), inflight)
-            before = (await EventLog(nats).state()).last_position
+            sessions = {name: running.pid for name, running in system.supervisor.processes.items()}
+            before, used = (await EventLog(nats).state()).last_position, processor_ms(sessions)
             meter, latencies = await drive(client.run_one, arguments.n, inflight)
             appended = (await EventLog(nats).state()).last_position - before
+            processor = {name: now - used[name] for name, now in processor_ms(sessions).items()}
     finally:
         await nats.close()
         await system.stop()
-    return report(arguments, meter, latencies, appended)
+    figures = report(arguments, meter, latencies, appended)
+    return figures | {"cpu_ms_per_run": {name: round(ms / arguments.n, 2) for name, ms in processor.items()}}
 
 
 def report(arguments: argparse.Namespace, meter: Meter, latencies: list[float], appended: int) -> dict[str, Any]:

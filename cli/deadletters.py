@@ -4,7 +4,7 @@ from typing import Any
 
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from cli.render import console, facts_table
+from cli.render import console, facts_table, print_json
 from events import subjects
 from events.connection import connect
 from events.settings import Settings
@@ -17,8 +17,6 @@ async def show_or_replay(settings: Settings, *, replay: bool, as_json: bool) -> 
 
     A task is not given back: cancel and retry its run, which reuses the results that it has.
     """
-    from cli.main import print_json
-
     connection = await connect(settings.nats_servers, "dex")
     try:
         letters = await _letters(connection.jetstream())

@@ -38,7 +38,7 @@ async def is_healthy(settings: Settings, process: str) -> bool:
     """Whether that process answers on this host."""
     connection = await connect(settings.nats_servers, "dex")
     try:
-        alive = await ask_health(connection, HEALTH_WITHIN_S)
-        return any(answer.process == process and answer.host == socket.gethostname() for answer in alive)
+        alive = await ask_health(connection, HEALTH_WITHIN_S, process=process)
+        return any(answer.host == socket.gethostname() for answer in alive)
     finally:
         await connection.close()

@@ -1,9 +1,7 @@
 """`dex`, the command line."""
 
 import asyncio
-import json
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cli import credentials, processes
-from cli.render import console, errors
+from cli.render import console, errors, print_json
 from cli.system import System, migrate_everything, running_endpoints
 from events.errors import ConfigurationError, DataEngineError
 from events.settings import Settings
@@ -291,11 +289,6 @@ def guarded(work: Callable[[], T]) -> T:
     except DataEngineError as error:
         errors.print(f"[red]Error:[/] {error.message}", soft_wrap=True)
         raise typer.Exit(1) from error
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def main() -> None:

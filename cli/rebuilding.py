@@ -1,83 +1,85 @@
 """`dex rebuild`: read models again from the log, with a bar, and the verdict."""
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from collections.abc import Sequence
 
-from cli.render import console, facts_table
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from cli.render import console, facts_table, print_json
 from events.connection import connect
 from events.settings import Settings
 from projections.database import create_pool
-from projections.rebuild import Rebuilt, rebuild
+from projections.rebuild import Progress, RebuildResult, rebuild
 
 
 async def rebuild_and_show(settings: Settings, name: str | None, *, accept_log: bool, as_json: bool) -> bool:
     """Rebuild, show what was found, and return whether everything was what the log gives."""
-    from cli.main import print_json
-
-    names = [name] if name else []
     connection = await connect(settings.nats_servers, "dex")
-    bar = Progress(
+    bar = Bar(
         TextColumn("Rebuilding"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("positions"),
+        TextColumn("positions, {task.fields[rate]:,.0f} events/s"),
         TimeRemainingColumn(),
         console=console,
         disable=as_json,
     )
+
+    def show(now: Progress) -> None:
+        bar.update(task, completed=now.position, total=now.total, rate=now.events_per_s)
+
     try:
         async with await create_pool(settings) as pool:
             with bar:
-                task = bar.add_task("rebuild", total=None)
-                rebuilt = await rebuild(
-                    pool,
-                    connection,
-                    names,
-                    progress=lambda position, last: bar.update(task, completed=position, total=last),
-                    accept_log=accept_log,
-                )
+                task = bar.add_task("rebuild", total=None, rate=0.0)
+                results = await rebuild(pool, connection, [name] if name else [], show, accept_log=accept_log)
     finally:
         await connection.close()
+    identical = all(result.identical for result in results)
     if as_json:
-        print_json(_as_json(rebuilt))
+        print_json({"identical": identical, "projections": [_as_json(result) for result in results]})
     else:
-        _show(rebuilt)
-    return rebuilt.identical
+        _show(results, identical=identical)
+    return identical
 
 
-def _show(rebuilt: Rebuilt) -> None:
+def _show(results: Sequence[RebuildResult], *, identical: bool) -> None:
+    columns = ("projection", "rows", "events", "compared with what was there", "only there", "only in the rebuilt")
     rows = (
-        (r.name, f"{r.rows:,}", "identical" if r.identical else "DIFFERS", _samples(r.sample_live), _samples(r.sample_rebuilt))
-        for r in rebuilt.results
+        (
+            result.name,
+            f"{result.rows:,}",
+            f"{result.events:,}",
+            _verdict(result),
+            ", ".join(result.sample_live),
+            ", ".join(result.sample_rebuilt),
+        )
+        for result in results
     )
-    columns = ("projection", "rows", "compared with what was there", "only there", "only in the rebuilt")
     console.print(facts_table("Rebuilt from the log", columns, rows))
-    rate = rebuilt.events / rebuilt.seconds if rebuilt.seconds else 0
-    console.print(f"{rebuilt.events:,} events in {rebuilt.seconds:.2f} s ({rate:,.0f} events/s).")
-    if rebuilt.identical:
+    if results:
+        console.print(f"Position {max(result.position for result in results):,} in {results[0].seconds:.2f} s.")
+    if identical:
         console.print("[green]Every read model was exactly what the log gives.[/]")
     else:
         console.print("[red]Some read models were not what the log gives; now they are.[/]")
 
 
-def _samples(keys: list[str]) -> str:
-    return ", ".join(keys)
+def _verdict(result: RebuildResult) -> str:
+    if not result.compared:
+        return "not compared"
+    return "identical" if result.identical else f"DIFFERS: {result.only_live} / {result.only_rebuilt} rows"
 
 
-def _as_json(rebuilt: Rebuilt) -> dict[str, object]:
+def _as_json(result: RebuildResult) -> dict[str, object]:
     return {
-        "identical": rebuilt.identical,
-        "decisions": rebuilt.decisions,
-        "events": rebuilt.events,
-        "seconds": round(rebuilt.seconds, 3),
-        "events_per_s": round(rebuilt.events / rebuilt.seconds) if rebuilt.seconds else 0,
-        "projections": [
-            {
-                "name": result.name,
-                "rows": result.rows,
-                "identical": result.identical,
-                "only_live": result.only_live,
-                "only_rebuilt": result.only_rebuilt,
-            }
-            for result in rebuilt.results
-        ],
+        "name": result.name,
+        "position": result.position,
+        "rows": result.rows,
+        "events": result.events,
+        "identical": result.identical,
+        "compared": result.compared,
+        "only_live": result.only_live,
+        "only_rebuilt": result.only_rebuilt,
+        "seconds": round(result.seconds, 3),
     }

@@ -1,5 +1,7 @@
 """What people see: tables, rows, and times, drawn with rich."""
 
+import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,11 @@ STATUS_STYLES = {
 
 console = Console()
 errors = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def steps_table(step_results: Sequence[Mapping[str, Any]]) -> Table:

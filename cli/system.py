@@ -39,10 +39,6 @@ class Endpoints:
         urls = {"nats_url": SecretStr(self.nats_url), "database_url": SecretStr(self.database_url)}
         return settings.model_copy(update=urls)
 
-    def as_environment(self) -> dict[str, str]:
-        """The same for a child process."""
-        return {"DATA_ENGINE_NATS_URL": self.nats_url, "DATA_ENGINE_DATABASE_URL": self.database_url}
-
 
 class System:
     """A running system; made by `start`, ended by `stop`."""
@@ -63,8 +59,9 @@ class System:
                 "nats_url": self.endpoints.nats_url,
                 "database_url": self.endpoints.database_url,
             }
-            for name in processes:
-                await self.supervisor.start(self._process(name, self.endpoints))
+            # at once: each takes a second or two to import, and none needs another to be there first
+            starts = (self.supervisor.start(self._process(name, self.endpoints)) for name in processes)
+            await asyncio.gather(*starts)
         except BaseException:
             await self.stop()
             raise
@@ -95,13 +92,12 @@ class System:
         async def ready() -> None:
             connection = await connect([endpoints.nats_url], "dex")
             try:
-                alive = await ask_health(connection, _HEALTH_WITHIN_S, enough=_count(self.supervisor, name))
-                if name not in {answer.process for answer in alive}:
+                if not await ask_health(connection, _HEALTH_WITHIN_S, process=name, enough=1):
                     raise ConfigurationError(f"{name} does not answer yet.")
             finally:
                 await connection.close()
 
-        environment = endpoints.as_environment()
+        environment = endpoints.applied_to(self._settings).as_environment()
         if name == GATEWAY:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
         argv = [sys.executable, "-m", "cli.main", name]
@@ -147,8 +143,3 @@ def read_state(home: Path) -> dict[str, Any]:
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return {}
     return state
-
-
-def _count(supervisor: Supervisor, name: str) -> int:
-    """How many processes can answer by now, the one that starts included."""
-    return len({COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY} & {*supervisor.processes, name})

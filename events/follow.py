@@ -25,6 +25,9 @@ PULL_EXPIRES_S = 30
 HEARTBEAT_S = 2.0
 INACTIVE_AFTER_S = 30
 RETRY_S = 0.25
+BUSY_BATCH = 4.0
+GATHER_S = 0.008
+SMOOTHING = 0.2
 NANOSECONDS = 1_000_000_000
 
 _logger = get_logger("follow")
@@ -51,15 +54,17 @@ async def follow(
     after: int,
     max_batch: int = 1000,
     before_open: Callable[[int], Awaitable[None]] | None = None,
+    gather: bool = False,
 ) -> AsyncIterator[list[Followed]]:
     """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
 
-    Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
+    With `gather`, a reader of a busy stream gets fewer and larger lists: while they have been longer than a few
+    messages of late, each is given GATHER_S to grow. A reader of a quiet stream gets each message at once. Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
     that a follower can look whether the stream is still the one that it followed; what it raises, but for
     UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """
     while True:
-        pull = _Pull(connection, stream, filters, after)
+        pull = _Pull(connection, stream, filters, after, gather=gather)
         try:
             if before_open is not None:
                 await before_open(after)
@@ -78,7 +83,11 @@ async def follow(
 class _Pull:
     """One life of an ephemeral consumer and of our subscription to its answers."""
 
-    def __init__(self, connection: Client, stream: str, filters: Sequence[str], after: int) -> None:
+    def __init__(
+        self, connection: Client, stream: str, filters: Sequence[str], after: int, *, gather: bool
+    ) -> None:
+        self._gather = gather
+        self._usual_batch = 0.0
         self._nc = connection
         self._stream = stream
         self._config: dict[str, Any] = {
@@ -131,6 +140,9 @@ class _Pull:
                 await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S * 2.5)
             except TimeoutError:
                 raise _LostError("no heartbeat") from None
+        if self._gather and self._usual_batch > BUSY_BATCH and len(self._received) < max_batch:
+            await asyncio.sleep(GATHER_S)  # the window in which a batch of a busy stream grows
+        self._usual_batch += SMOOTHING * (len(self._received) - self._usual_batch)
         batch = [self._received.popleft() for _ in range(min(max_batch, len(self._received)))]
         if self._credit < CREDIT_MESSAGES // 2 and self._lost is None:
             await self._pull()

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from events import strictjson
 
 SUBJECT = "health.ask"
+"""Asks every process; `health.ask.<process>` asks one kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,13 @@ async def answer_health(connection: Client, process: str) -> None:
         await message.respond(body)
 
     await connection.subscribe(SUBJECT, cb=answer)
+    await connection.subscribe(f"{SUBJECT}.{process}", cb=answer)
 
 
-async def ask_health(connection: Client, within_s: float, enough: int | None = None) -> list[Alive]:
-    """Who answers within a time, by process; returns early when `enough` have."""
+async def ask_health(
+    connection: Client, within_s: float, *, process: str | None = None, enough: int | None = None
+) -> list[Alive]:
+    """Who answers within a time, by process (all, or one kind); returns early when `enough` have."""
     answers: list[Alive] = []
     complete = asyncio.Event()
     inbox = connection.new_inbox()
@@ -50,7 +54,7 @@ async def ask_health(connection: Client, within_s: float, enough: int | None = N
 
     subscription = await connection.subscribe(inbox, cb=receive)
     try:
-        await connection.publish(SUBJECT, b"", reply=inbox)
+        await connection.publish(f"{SUBJECT}.{process}" if process else SUBJECT, b"", reply=inbox)
         await asyncio.wait_for(complete.wait(), within_s)
     except (TimeoutError, nats.errors.Error):
         return sorted(answers, key=lambda alive: (alive.process, alive.pid))

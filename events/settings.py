@@ -85,7 +85,17 @@ class Settings(BaseSettings):
             raise ValueError("DATA_ENGINE_DATABASE_URL is not set")
         return self.database_url.get_secret_value()
 
+    def as_environment(self) -> dict[str, str]:
+        """What was set, as the environment of a child process that is to have the same settings."""
+        return {f"DATA_ENGINE_{name.upper()}": _as_text(getattr(self, name)) for name in self.model_fields_set}
+
     @field_validator("step_modules", mode="before")
     @classmethod
     def _split_modules(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,5 +1,6 @@
 """The OpenAPI document: what FastAPI says, with the headers, problems and examples that every endpoint shares."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -70,6 +71,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API token (dex_…) or a JWT session."}
     }
+    for model in _models(BaseModel):
+        if model.__module__.startswith("gateway.") and model.__name__ in schemas:
+            schemas[model.__name__] |= model.model_config.get("json_schema_extra") or {}  # FastAPI drops their nulls
     for path, rule in ENDPOINTS.items():
         operation = document["paths"][path]["post"]
         operation["security"] = [{"bearer": []}]
@@ -77,6 +81,12 @@ def build(app: FastAPI) -> dict[str, Any]:
         operation["parameters"] = [_IDEMPOTENCY, _ORG] if rule.command else [_ORG]
         _complete_responses(operation, deferrable=rule.command and path != "/v1/tokens/create", schemas=schemas)
     return document
+
+
+def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
 
 
 def _complete_responses(operation: dict[str, Any], *, deferrable: bool, schemas: dict[str, Any]) -> None:

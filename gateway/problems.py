@@ -60,7 +60,7 @@ INTERNAL = Kind(500, "internal", "Internal error")
 
 TABLE: dict[type[errors.DataEngineError], Kind] = {
     errors.InvalidInputError: Kind(422, "invalid-input", "The input is not valid"),
-    BodyTooLargeError: Kind(413, "body-too-large", "The body is too large", {"Connection": "close"}),
+    BodyTooLargeError: Kind(413, "body-too-large", "The body is too large"),
     UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is not JSON"),
     errors.NotFoundError: Kind(404, "not-found", "Not found"),
     errors.StateConflictError: Kind(409, "state-conflict", "The present state forbids it"),

@@ -95,8 +95,9 @@ async def wait_until_ended(
 def run_resource(row: Row) -> dict[str, Any]:
     """The run as JSON, without its results."""
     error = None
-    if row["error_code"] is not None:
-        error = {"step_index": row["error_step"], "code": row["error_code"], "message": row["error_message"]}
+    if row["error_code"] is not None or row["error_message"] is not None:  # a cancelled run has its reason only
+        code = row["error_code"] or row["status"]
+        error = {"step_index": row["error_step"], "code": code, "message": row["error_message"]}
     return {
         "run_id": row["run_id"],
         "company_id": row["company_id"],

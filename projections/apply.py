@@ -17,6 +17,7 @@ from projections.base import Projection, storable
 from projections.batch import DATA_FAULTS, Batch, Undecodable
 from projections.catalogue import KINDS
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
+from projections.database import Database
 
 # A commit need not wait for the disk: rows and checkpoint are lost together, and made again from the log. A plan for
 # the arrays at hand, never a cached one: one that was made while a table was small would scan it when it is large.
@@ -29,6 +30,9 @@ ON CONFLICT (name, position) DO UPDATE SET reason = excluded.reason
 """
 
 REASON_MAX_CHARS = 2000
+
+# What Postgres, or asyncpg before it, says of values that a table cannot hold.
+_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 _logger = get_logger("projector")
 
@@ -47,11 +51,11 @@ class DeadLetter:
     reason: str
 
 
-ApplyOne = Callable[[asyncpg.Connection, str, Projection, Sequence[Recorded]], Awaitable[list[DeadLetter]]]
+ApplyOne = Callable[[Database, str, Projection, Sequence[Recorded]], Awaitable[list[DeadLetter]]]
 
 
 async def apply(
-    connection: asyncpg.Connection,
+    connection: Database,
     schema: str,
     projections: Sequence[Projection],
     at: Checkpoints,
@@ -72,7 +76,7 @@ async def apply(
 
 
 async def _in_transaction(
-    connection: asyncpg.Connection,
+    connection: Database,
     schema: str,
     behind: Sequence[Projection],
     at: Checkpoints,
@@ -98,7 +102,7 @@ async def _in_transaction(
 
 
 async def _whole(
-    connection: asyncpg.Connection, schema: str, projection: Projection, decisions: Sequence[Recorded]
+    connection: Database, schema: str, projection: Projection, decisions: Sequence[Recorded]
 ) -> list[DeadLetter]:
     """All at once. Raises PoisonError."""
     try:
@@ -108,7 +112,7 @@ async def _whole(
     for statement in folded:
         try:
             missing = await connection.fetch(statement.sql.replace("{schema}", schema), *statement.columns)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError) as error:
+        except _REFUSED as error:
             raise PoisonError(repr(error)) from error
         if missing:
             raise PoisonError(f"What is changed is not there: {', '.join(row[0] for row in missing[:3])}")
@@ -116,7 +120,7 @@ async def _whole(
 
 
 async def _without_poison(
-    connection: asyncpg.Connection, schema: str, projection: Projection, decisions: Sequence[Recorded]
+    connection: Database, schema: str, projection: Projection, decisions: Sequence[Recorded]
 ) -> list[DeadLetter]:
     """In halves, each within a savepoint, down to the decisions at fault."""
     try:
@@ -149,7 +153,7 @@ def _undecodable(projection: Projection, position: int, found: Sequence[Undecoda
     ]
 
 
-async def _bury(connection: asyncpg.Connection, schema: str, letters: Sequence[DeadLetter]) -> None:
+async def _bury(connection: Database, schema: str, letters: Sequence[DeadLetter]) -> None:
     for letter in letters:
         _logger.error("dead_letter", projection=letter.name, position=letter.position, reason=letter.reason)
     if letters:

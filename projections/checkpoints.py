@@ -6,7 +6,9 @@ from datetime import datetime
 
 import asyncpg
 
+from events.errors import ConfigurationError
 from projections.base import LIVE_SCHEMA
+from projections.database import Database
 
 ENSURE = """
 INSERT INTO {schema}.projection_checkpoints (name, position, epoch, decision_id)
@@ -73,18 +75,21 @@ def lowest(checkpoints: Checkpoints) -> int:
     return min(checkpoint.position for checkpoint in checkpoints.values())
 
 
-async def load(connection: asyncpg.Connection, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
-    """The checkpoints of these projections, made at position 0 where there are none."""
-    await connection.execute(ENSURE.replace("{schema}", schema), names)
+async def load(connection: Database, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
+    """The checkpoints of these projections, made at position 0 where there are none. Raises ConfigurationError."""
+    try:
+        await connection.execute(ENSURE.replace("{schema}", schema), names)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
     return _by_name(await connection.fetch(READ.replace("{schema}", schema), names))
 
 
-async def lock(connection: asyncpg.Connection, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
+async def lock(connection: Database, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
     """The same, locked until the transaction ends: nobody else applies a batch meanwhile."""
     return _by_name(await connection.fetch(LOCK.replace("{schema}", schema), names))
 
 
-async def move(connection: asyncpg.Connection, schema: str, to: Iterable[Checkpoint]) -> None:
+async def move(connection: Database, schema: str, to: Iterable[Checkpoint]) -> None:
     """Move checkpoints that are locked; those with the same goal in one statement."""
     goals: dict[tuple[int, str, str], list[str]] = {}
     for checkpoint in to:

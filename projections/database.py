@@ -1,6 +1,7 @@
 """The pool of Postgres connections, as every process of ours opens it."""
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from events.errors import UnavailableError
 from events.settings import Settings
@@ -8,6 +9,9 @@ from events.settings import Settings
 CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
 STATEMENTS_KEPT = 200
+
+Database = asyncpg.Connection | PoolConnectionProxy
+"""One connection, of a pool or not."""
 
 
 async def create_pool(settings: Settings) -> asyncpg.Pool:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import nats.errors
@@ -17,10 +17,9 @@ from events.settings import Settings
 from projections import checkpoints
 from projections.apply import apply
 from projections.base import LIVE_SCHEMA, Projection
-from projections.batch import Batch, decode
+from projections.batch import Batch, decode, rarer_collections
 from projections.catalogue import PROJECTIONS
 from projections.checkpoints import (
-    Checkpoint,
     Checkpoints,
     CheckpointsMovedError,
     ProjectionStatus,
@@ -63,8 +62,9 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
             await _pause(stop, failures, error)
             failures += 1
             continue
-        async with pool:
-            await Projector(pool, connection, settings.projector_batch).run(stop)
+        with rarer_collections():
+            async with pool:
+                await Projector(pool, connection, settings.projector_batch).run(stop)
 
 
 class Projector:
@@ -117,9 +117,16 @@ class Projector:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         messages = follow(
-            self._nc, subjects.EVENTS, ["events.>"], self._received, self._batch_max, before_open=self._note_consumer
+            self._nc,
+            subjects.EVENTS,
+            ["events.>"],
+            self._received,
+            self._batch_max,
+            before_open=self._note_consumer,
+            gather=True,
         )
-        async with aclosing(_until(stop, messages, self._idle_check_s)) as batches:
+        closable = cast(AsyncGenerator[list[Followed], None], messages)
+        async with aclosing(_until(stop, closable, self._idle_check_s)) as batches:
             async for batch in batches:
                 if batch is None:
                     await self._verify()
@@ -185,11 +192,11 @@ async def _until(
     stop: asyncio.Event, messages: AsyncGenerator[list[Followed], None], idle_s: float
 ) -> AsyncGenerator[list[Followed] | None, None]:
     """The batches until `stop` is set, and None whenever there was none for `idle_s`. Closes `messages`."""
-    stopping = asyncio.ensure_future(stop.wait())
-    coming: asyncio.Future[list[Followed]] | None = None
+    stopping = asyncio.create_task(stop.wait())
+    coming: asyncio.Task[list[Followed]] | None = None
     try:
         while not stop.is_set():
-            coming = coming or asyncio.ensure_future(anext(messages))
+            coming = coming or asyncio.create_task(_next(messages))
             await asyncio.wait({stopping, coming}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
                 batch = coming.result()
@@ -198,11 +205,15 @@ async def _until(
             elif not stopping.done():
                 yield None
     finally:
-        pending = [task for task in (stopping, coming) if task is not None]
-        for task in pending:
+        tasks = [stopping] if coming is None else [stopping, coming]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await messages.aclose()
+
+
+async def _next(messages: AsyncGenerator[list[Followed], None]) -> list[Followed]:
+    return await anext(messages)
 
 
 async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:

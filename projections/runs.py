@@ -3,9 +3,9 @@
 What a run waits for follows from its last decision alone, so a decision's outcome replaces the one before it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from events.model import Decision, Event, Recorded
 from events.processing import (
@@ -92,36 +92,55 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
         if isinstance(first, RunStarted):
             started[decision.aggregate_id] = _origin(first, decision, recorded.position)
     rows = ((*outcomes[run_id], *origin) for run_id, origin in started.items())
-    return [
-        *statements(Statement.of(UPSERT, rows)),
-        *_changes(outcome for run_id, outcome in outcomes.items() if run_id not in started),
-    ]
+    changed = (outcome for run_id, outcome in outcomes.items() if run_id not in started)
+    return statements(Statement.of(UPSERT, rows), Statement.of(CHANGE, changed))
 
 
 def outcome_of(recorded: Recorded) -> Outcome:
-    """Where the decision leaves its run."""
-    decision, position = recorded.decision, recorded.position
-    run_id, org_id = decision.aggregate_id, decision.org_id
-    waiting: Event | None = None
-    for event in decision.events:
-        match event:
-            case StepScheduled() | StepStarted():
-                waiting = event
-            case RunSucceeded():
-                return Outcome(run_id, org_id, "succeeded", ended_at=decision.at, last_position=position)
-            case RunCancelled():
-                return Outcome(run_id, org_id, "cancelled", ended_at=decision.at, last_position=position)
-            case RunFailed(step_index=step, code=code, message=message):
-                return Outcome(
-                    run_id, org_id, "failed", error_step=step, error_code=storable(code),
-                    error_message=storable(message), ended_at=decision.at, last_position=position,
-                )  # fmt: skip
-    match waiting:
-        case StepScheduled(step_index=step, attempt=attempt, not_before=not_before):
-            return Outcome(run_id, org_id, "running", step, attempt, not_before, last_position=position)
-        case StepStarted(step_index=step, attempt=attempt):
-            return Outcome(run_id, org_id, "running", step, attempt, last_position=position)
-    return Outcome(run_id, org_id, "running", last_position=position)
+    """Where the decision leaves its run: its last event that tells says so."""
+    decision = recorded.decision
+    for event in reversed(decision.events):
+        if rule := _RULES.get(type(event)):
+            return rule(event, recorded)
+    return _running(recorded)
+
+
+def _running(
+    recorded: Recorded, step: int | None = None, attempt: int | None = None, not_before: datetime | None = None
+) -> Outcome:
+    decision = recorded.decision
+    return Outcome(
+        decision.aggregate_id, decision.org_id, "running", step, attempt, not_before, last_position=recorded.position
+    )
+
+
+def _scheduled(event: StepScheduled, recorded: Recorded) -> Outcome:
+    return _running(recorded, event.step_index, event.attempt, event.not_before)
+
+
+def _step_started(event: StepStarted, recorded: Recorded) -> Outcome:
+    return _running(recorded, event.step_index, event.attempt)
+
+
+def _ended(recorded: Recorded, status: str) -> Outcome:
+    decision = recorded.decision
+    return Outcome(
+        decision.aggregate_id, decision.org_id, status, ended_at=decision.at, last_position=recorded.position
+    )
+
+
+def _succeeded(_: RunSucceeded, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "succeeded")
+
+
+def _cancelled(_: RunCancelled, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "cancelled")
+
+
+def _failed(event: RunFailed, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "failed")._replace(
+        error_step=event.step_index, error_code=storable(event.code), error_message=storable(event.message)
+    )
 
 
 def _origin(event: RunStarted, decision: Decision, position: int) -> tuple[object, ...]:
@@ -138,8 +157,13 @@ def _origin(event: RunStarted, decision: Decision, position: int) -> tuple[objec
     )
 
 
-def _changes(outcomes: Iterable[Outcome]) -> list[Statement]:
-    return statements(Statement.of(CHANGE, outcomes))
+_RULES: dict[type[Event], Callable[[Any, Recorded], Outcome]] = {
+    StepScheduled: _scheduled,
+    StepStarted: _step_started,
+    RunSucceeded: _succeeded,
+    RunCancelled: _cancelled,
+    RunFailed: _failed,
+}
 
 
 RUNS = Projection(name="runs_v1", kind=RUN, tables=(Table("runs_v1", ("run_id",)),), fold=fold)

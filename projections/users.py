@@ -1,7 +1,6 @@
 """The read model `users_v1`: who may act; a deactivated user stays, with the time of it."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from events.administration import USER, UserCreated, UserDeactivated
 from events.model import Recorded
@@ -29,7 +28,7 @@ WHERE NOT EXISTS (SELECT FROM {schema}.users_v1 t WHERE t.user_id = g.user_id AN
 def fold(batch: Sequence[Recorded]) -> list[Statement]:
     """Rows of the users made in the batch, and who was deactivated in it."""
     made: dict[str, tuple[object, ...]] = {}
-    deactivated: dict[str, tuple[str, str, datetime]] = {}
+    deactivated: dict[str, tuple[object, ...]] = {}
     for recorded in batch:
         decision = recorded.decision
         for event in decision.events:
@@ -49,7 +48,6 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
             elif isinstance(event, UserDeactivated):
                 deactivated.setdefault(user_id, (user_id, decision.org_id, decision.at))
     return statements(Statement.of(INSERT, made.values()), Statement.of(DEACTIVATE, deactivated.values()))
-
 
 
 USERS = Projection(name="users_v1", kind=USER, tables=(Table("users_v1", ("user_id",)),), fold=fold)

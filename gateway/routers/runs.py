@@ -65,7 +65,7 @@ class StepOfRun(BaseModel):
 
 
 class RunError(BaseModel):
-    """Why the run failed."""
+    """Why the run failed, or the reason that was given when it was cancelled."""
 
     model_config = shown(step_index=0, code="invalid_record", message="Record 3 has no field 'website'.")
 
@@ -123,7 +123,7 @@ class RunCreated(Done):
 class GetRun(Query):
     """Which run, and whether to wait for its end."""
 
-    model_config = example(run_id=OTHER_ID_EXAMPLE, wait_s=30, include_results=True)
+    model_config = example(run_id=OTHER_ID_EXAMPLE, wait_s=10, include_results=True)
 
     run_id: Id
     wait_s: Annotated[float, Field(ge=0, description="Answer when the run has ended, or after so many seconds.")] = 0
@@ -148,6 +148,14 @@ class CancelRun(BaseModel):
 
     run_id: Id
     reason: Text | None = None
+
+
+class RunCancelled(Done):
+    """The run, which has ended by this or before."""
+
+    model_config = shown(run_id=OTHER_ID_EXAMPLE, position=31, repeated=False)
+
+    run_id: Id
 
 
 class RetryRun(BaseModel):
@@ -201,7 +209,7 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
     return answers.page(rows, body.limit, lambda row: Run(**run_resource(row)))
 
 
-@router.post("/cancel", response_model=RunCreated)
+@router.post("/cancel", response_model=RunCancelled)
 async def cancel(body: CancelRun, call: Authenticated) -> Response:
     """Stop a run: its pending steps are skipped, and a step in flight records nothing any more."""
     await must_see(call, RUN, body.run_id)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from events.errors import UnavailableError
+from events.errors import ConfigurationError, UnavailableError
 
 Row = asyncpg.Record
 
@@ -56,3 +56,5 @@ async def _answered(answer: Awaitable[T]) -> T:
         return await answer
     except _NOT_THERE as error:
         raise UnavailableError("The database does not answer.") from error
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise ConfigurationError("The database has no read models of this version; run `dex migrate`.") from error

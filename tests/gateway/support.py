@@ -63,7 +63,7 @@ class World:
     people: list[Person] = field(default_factory=list)
 
 
-_positions = iter(range(1_000_000, 10**9))
+positions = iter(range(1_000_000, 10**9))
 
 
 async def insert(pool: asyncpg.Pool, table: str, **row: Any) -> None:
@@ -76,7 +76,7 @@ async def add_world(pool: asyncpg.Pool) -> World:
     org_id, strange_org_id = new_id(), new_id()
     company_id, other_company_id, strange_company_id = new_id(), new_id(), new_id()
     for org, name in ((org_id, "Acme"), (strange_org_id, "Strange")):
-        await insert(pool, "orgs_v1", org_id=org, name=name, created_at=AT, position=next(_positions))
+        await insert(pool, "orgs_v1", org_id=org, name=name, created_at=AT, position=next(positions))
     for company, org in ((company_id, org_id), (other_company_id, org_id), (strange_company_id, strange_org_id)):
         await add_company(pool, org, company, "Globex")
     return World(
@@ -94,7 +94,7 @@ async def add_world(pool: asyncpg.Pool) -> World:
 
 async def add_company(pool: asyncpg.Pool, org_id: str, company_id: str, name: str) -> None:
     await insert(
-        pool, "companies_v1", company_id=company_id, org_id=org_id, name=name, created_at=AT, position=next(_positions)
+        pool, "companies_v1", company_id=company_id, org_id=org_id, name=name, created_at=AT, position=next(positions)
     )
 
 
@@ -105,11 +105,11 @@ async def add_person(
     person = Person(new_id(), org_id, company_id, role, new_id(), token, identity or f"sub-{new_id()}")
     await insert(
         pool, "users_v1", user_id=person.user_id, org_id=org_id, company_id=company_id, email="a@b.example", name="A",
-        role=role, identity=person.identity, created_at=AT, position=next(_positions),
+        role=role, identity=person.identity, created_at=AT, position=next(positions),
     )  # fmt: skip
     await insert(
         pool, "tokens_v1", token_id=person.token_id, org_id=org_id, user_id=person.user_id, name="a token",
-        hint=token[:8], verifier=verifier_of(token), created_at=AT, position=next(_positions),
+        hint=token[:8], verifier=verifier_of(token), created_at=AT, position=next(positions),
     )  # fmt: skip
     return person
 
@@ -210,8 +210,8 @@ class Service:
         """The run's two steps and its end, in one decision."""
         assert command.run_id is not None
         at: dict[str, Any] = {"originator_id": command.run_id, "originator_version": 2}
-        text = command.records.inline
-        records = orjson.loads(text) if text is not None else [{}] * command.records.rows
+        blobs = BlobStore(self._nats)
+        records = orjson.loads(await blobs.load(command.org_id, command.records))
         done = [{**record, "done": True} for record in records]
         outputs = [describe(encode_records(batch), len(batch)) for batch in (records, done)]
         events: list[Event] = [
@@ -226,7 +226,7 @@ class Service:
         for index, key in enumerate(STEP_KEYS):
             output = outputs[index]
             if output.inline is None:
-                await BlobStore(self._nats).put(command.org_id, output.digest, encode_records((records, done)[index]))
+                await blobs.put(command.org_id, output.digest, encode_records((records, done)[index]))
             await insert(
                 self._pool, "step_results_v1", run_id=command.run_id, step_index=index, org_id=command.org_id,
                 company_id=command.company_id, submission_id=command.aggregate_id, step_key=key, step_version="1",

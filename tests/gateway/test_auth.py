@@ -1,0 +1,292 @@
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import asyncpg
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from events.context import AuthContext
+from events.errors import AuthenticationError, UnavailableError
+from events.settings import Settings
+from gateway.auth import AuthCache
+from gateway.sessions import PublishedKeys, SessionVerifier
+from gateway.state import Gateway
+from tests.gateway.conftest import JWT_SECRET
+from tests.gateway.support import Person, Service, World, add_person, add_world, bearer
+
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def claims(person: Person, **changes: Any) -> dict[str, Any]:
+    now = int(time.time())
+    content = {"sub": person.identity, "aud": "authenticated", "iat": now, "exp": now + 300} | changes
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def session(person: Person, key: Any = JWT_SECRET, algorithm: str = "HS256", **changes: Any) -> dict[str, str]:
+    return bearer(jwt.encode(claims(person, **changes), key, algorithm))
+
+
+async def ask(client: httpx.AsyncClient, headers: dict[str, str]) -> httpx.Response:
+    return await client.post("/v1/orgs/get", json={}, headers=headers)
+
+
+async def test_a_token_and_a_session_of_the_same_user_see_the_same(client: httpx.AsyncClient, world: World) -> None:
+    by_token = await ask(client, world.member.headers)
+    by_session = await ask(client, session(world.member))
+    assert by_token.status_code == by_session.status_code == 200
+    assert by_token.json() == by_session.json()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Basic dXNlcjpwYXNz", "Bearer", "Bearer ", "Bearer dex_short", "Bearer dex_" + "x" * 43, "Bearer a.b.c",
+     "Bearer " + "x" * 20_000, "Token dex_" + "x" * 43],
+    ids=lambda header: header[:20],
+)  # fmt: skip
+async def test_credentials_that_are_none(header: str, client: httpx.AsyncClient, world: World) -> None:
+    assert (await ask(client, {"Authorization": header})).status_code == 401
+
+
+async def test_a_revoked_token(client: httpx.AsyncClient, world: World, database: asyncpg.Pool) -> None:
+    token_id = world.member.token_id
+    await database.execute("UPDATE data_engine.tokens_v1 SET revoked_at = now() WHERE token_id = $1", token_id)
+    assert (await ask(client, world.member.headers)).status_code == 401
+    assert (await ask(client, session(world.member))).status_code == 200, "the user may still have sessions"
+
+
+async def test_an_inactive_user(client: httpx.AsyncClient, world: World, database: asyncpg.Pool) -> None:
+    user_id = world.member.user_id
+    await database.execute("UPDATE data_engine.users_v1 SET deactivated_at = now() WHERE user_id = $1", user_id)
+    assert (await ask(client, world.member.headers)).status_code == 401
+    assert (await ask(client, session(world.member))).status_code == 401
+
+
+def unsigned(person: Person) -> str:
+    return jwt.encode(claims(person), None, "none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": int(time.time()) - 60},
+        {"exp": None},
+        {"aud": "somebody else"},
+        {"aud": None},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": "nobody we know"},
+        {"sub": "x" * 300},
+        {"sub": "a\x00b"},
+        {"nbf": int(time.time()) + 600},
+    ],
+    ids=str,
+)
+async def test_sessions_that_are_refused(changes: dict[str, Any], client: httpx.AsyncClient, world: World) -> None:
+    answer = await ask(client, session(world.member, **changes))
+    assert answer.status_code == 401, answer.text
+    assert "JWT" not in answer.text
+
+
+async def test_signatures_that_are_refused(client: httpx.AsyncClient, world: World) -> None:
+    wrong_secret = session(world.member, key="another secret of the same length 0123456789")
+    other_algorithm = session(world.member, algorithm="HS512", key=JWT_SECRET * 2)
+    asymmetric = session(world.member, RSA_KEY, "RS256")
+    for headers in (wrong_secret, other_algorithm, asymmetric, bearer(unsigned(world.member))):
+        assert (await ask(client, headers)).status_code == 401
+
+
+async def test_leeway_is_honoured(client: httpx.AsyncClient, world: World) -> None:
+    assert (await ask(client, session(world.member, exp=int(time.time()) - 3))).status_code == 200
+
+
+async def test_one_identity_in_several_orgs_chooses(
+    client: httpx.AsyncClient, world: World, database: asyncpg.Pool
+) -> None:
+    other = await add_world(database)
+    same = await add_person(database, other.org_id, "member", other.company_id, identity=world.member.identity)
+    headers = session(same)
+    undecided = await ask(client, headers)
+    assert undecided.status_code == 401
+    assert "X-Data-Engine-Org" in undecided.json()["detail"]
+    for org_id in (world.org_id, other.org_id):
+        chosen = await ask(client, headers | {"X-Data-Engine-Org": org_id})
+        assert chosen.json()["org_id"] == org_id
+    for foreign in (world.stranger.org_id, "nonsense"):
+        assert (await ask(client, headers | {"X-Data-Engine-Org": foreign})).status_code == 401
+
+
+async def test_revocation_reaches_the_cache_by_signal(
+    client: httpx.AsyncClient, world: World, database: asyncpg.Pool, service: Service, gateway: Gateway
+) -> None:
+    assert (await ask(client, world.member.headers)).status_code == 200
+    token_id = world.member.token_id
+    await database.execute("UPDATE data_engine.tokens_v1 SET revoked_at = now() WHERE token_id = $1", token_id)
+    assert (await ask(client, world.member.headers)).status_code == 200, "kept for a minute at most"
+    generation = gateway.authenticator.cache.generation
+    await service.signal(1, access=True)
+    async with asyncio.timeout(5):
+        while gateway.authenticator.cache.generation == generation:
+            await asyncio.sleep(0)
+    assert (await ask(client, world.member.headers)).status_code == 401
+
+
+def test_the_cache_keeps_nothing_that_was_read_before_a_change() -> None:
+    epoch = [0]
+    cache = AuthCache(lambda: epoch[0])
+    auth = AuthContext(org_id="o", user_id="u", role="org_admin", auth_method="jwt")
+    key = ("v", None)
+    began = cache.generation
+    cache.clear()
+    cache.put(key, auth, began, 60)
+    assert cache.get(key) is None
+    cache.put(key, auth, cache.generation, 60)
+    assert cache.get(key) == auth
+    epoch[0] += 1
+    assert cache.get(key) is None, "signals may have been missed while the connection was lost"
+    cache.put(key, auth, cache.generation, 0)
+    assert cache.get(key) is None, "a session that has ended"
+
+
+class Keys:
+    """A JWKS address on a real socket."""
+
+    def __init__(self) -> None:
+        self.document: Any = {"keys": []}
+        self.asked = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked += 1
+                body = json.dumps(outer.document).encode()
+                self.send_response(200 if outer.document else 500)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def keys() -> Iterator[Keys]:
+    opened = Keys()
+    yield opened
+    opened.close()
+
+
+def published(key: Any, kid: str | None, **fields: Any) -> dict[str, Any]:
+    algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
+    return {**algorithm.to_jwk(key.public_key(), as_dict=True), **({"kid": kid} if kid else {}), **fields}
+
+
+def verifier(url: str, **fields: Any) -> SessionVerifier:
+    return SessionVerifier(Settings(jwt_jwks_url=url, **fields))
+
+
+def signed(key: Any, algorithm: str, kid: str | None, **changes: Any) -> str:
+    content = {"sub": "ada", "aud": "authenticated", "exp": time.time() + 60} | changes
+    return jwt.encode(content, key, algorithm, headers={"kid": kid} if kid else {})
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256")], ids=["RS256", "ES256"])
+async def test_published_keys(key: Any, algorithm: str, keys: Keys) -> None:
+    keys.document = {"keys": [published(key, "one", use="sig"), published(OTHER_RSA_KEY, "two")]}
+    sessions = verifier(keys.url)
+    for _ in range(3):
+        assert (await sessions.verify(signed(key, algorithm, "one"))).identity == "ada"
+    assert keys.asked == 1
+    for kid in ("two", "three", None):
+        with pytest.raises(AuthenticationError):
+            await sessions.verify(signed(key, algorithm, kid))
+
+
+async def test_a_public_key_is_no_shared_secret(keys: Keys) -> None:
+    """RFC 8725, 2.1: a token signed by HMAC with the published key as its secret."""
+    keys.document = {"keys": [published(RSA_KEY, "one")]}
+    pem = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    import base64
+    import hashlib
+    import hmac
+
+    def part(content: Any) -> bytes:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=")
+
+    body = {"sub": "ada", "aud": "authenticated", "exp": time.time() + 60}
+    text = part({"alg": "HS256", "kid": "one"}) + b"." + part(body)
+    token = text + b"." + base64.urlsafe_b64encode(hmac.digest(pem, text, hashlib.sha256)).rstrip(b"=")
+    for sessions in (verifier(keys.url), verifier(keys.url, jwt_secret=JWT_SECRET)):
+        with pytest.raises(AuthenticationError):
+            await sessions.verify(token.decode())
+
+
+async def test_the_key_decides_the_algorithm(keys: Keys) -> None:
+    keys.document = {"keys": [published(RSA_KEY, "one"), {"kty": "oct", "kid": "two", "k": "c2VjcmV0"}]}
+    sessions = verifier(keys.url)
+    for token in (
+        signed(RSA_KEY, "RS512", "one"),
+        signed(RSA_KEY, "PS256", "one"),
+        signed(EC_KEY, "ES256", "one"),
+        signed("secret" * 8, "HS256", "two"),
+    ):
+        with pytest.raises(AuthenticationError):
+            await sessions.verify(token)
+
+
+async def test_a_new_key_is_fetched_and_garbage_does_not_make_us_fetch(keys: Keys, monkeypatch: Any) -> None:
+    keys.document = {"keys": [published(RSA_KEY, "one")]}
+    sessions = verifier(keys.url)
+    await sessions.verify(signed(RSA_KEY, "RS256", "one"))
+    for number in range(20):
+        with pytest.raises(AuthenticationError):
+            await sessions.verify(signed(RSA_KEY, "RS256", f"unknown {number}"))
+    assert keys.asked == 1
+    keys.document = {"keys": [published(RSA_KEY, "one"), published(OTHER_RSA_KEY, "new")]}
+    monkeypatch.setattr("gateway.sessions.JWKS_RETRY_S", 0.0)
+    assert (await sessions.verify(signed(OTHER_RSA_KEY, "RS256", "new"))).identity == "ada"
+    assert keys.asked == 2
+
+
+async def test_keys_stay_in_use_while_their_address_is_down(keys: Keys, monkeypatch: Any) -> None:
+    keys.document = {"keys": [published(RSA_KEY, "one")]}
+    sessions = verifier(keys.url)
+    await sessions.verify(signed(RSA_KEY, "RS256", "one"))
+    keys.document = None
+    monkeypatch.setattr("gateway.sessions.JWKS_MAX_AGE_S", -1.0)
+    monkeypatch.setattr("gateway.sessions.JWKS_RETRY_S", 0.0)
+    await sessions.verify(signed(RSA_KEY, "RS256", "one"))
+    assert keys.asked == 2
+
+
+async def test_no_keys_at_all_is_our_trouble_not_the_callers() -> None:
+    with pytest.raises(UnavailableError):
+        await PublishedKeys("http://127.0.0.1:1/jwks.json").find("one")
+
+
+async def test_issuer(keys: Keys) -> None:
+    sessions = SessionVerifier(Settings(jwt_secret=JWT_SECRET, jwt_issuer="https://id.example", jwt_audience=None))
+    await sessions.verify(signed(JWT_SECRET, "HS256", None, iss="https://id.example"))
+    for changes in ({"iss": "https://evil.example"}, {}):
+        with pytest.raises(AuthenticationError):
+            await sessions.verify(signed(JWT_SECRET, "HS256", None, **changes))

@@ -1,0 +1,324 @@
+"""Given decisions, then rows: the same rows however the log is cut into batches, and when every batch comes twice."""
+
+from datetime import timedelta
+
+import orjson
+import pytest
+
+from events import administration as admin
+from events.processing import (
+    RUN,
+    RunStarted,
+    StepScheduled,
+    StepSucceeded,
+    SubmissionCreated,
+)
+from events.processing import (
+    SUBMISSION as SUBMISSION_KIND,
+)
+from projections.catalogue import PROJECTIONS
+from services.domain import run as runs
+from tests.projections.support import (
+    AT,
+    BLUEPRINT,
+    COMPANY,
+    ORG,
+    PLAN,
+    SUBMISSION,
+    USER,
+    History,
+    World,
+    an_id,
+    done,
+    fault,
+    payload,
+    run_folds,
+)
+
+RUN_ID, OTHER_RUN = an_id(50), an_id(51)
+TOKEN, OTHER_USER = an_id(60), an_id(61)
+
+
+async def rows_of(world: World, history: History) -> dict:
+    """The rows of a history, after checking that no way of cutting and repeating it gives others."""
+    recorded = history.recorded
+    cuts = [(recorded[:at], recorded[at:]) for at in range(len(recorded) + 1)]
+    ways = [[one for cut in pair for one in (cut, cut)] for pair in cuts]  # each batch twice in a row
+    ways += [[*pair, *pair] for pair in cuts]  # everything again from the beginning
+    ways += [[[one] for one in recorded], [recorded]]
+    found = []
+    for way in ways:
+        tables = ", ".join(f"data_engine.{t.name}" for p in PROJECTIONS for t in p.tables)
+        await world.pool.execute(f"TRUNCATE {tables}")
+        for batch in way:
+            assert not await run_folds(world.pool, PROJECTIONS, batch)
+        found.append(await world.everything())
+    assert all(rows == found[-1] for rows in found)
+    return found[-1]
+
+
+async def test_an_org_has_its_last_name(world):
+    history = History()
+    history.on(admin.ORG, ORG, admin.OrgCreated, name="Old")
+    history.on(admin.ORG, ORG, admin.OrgRenamed, name="New")
+    rows = await rows_of(world, history)
+    assert rows["orgs_v1"] == [{"org_id": ORG, "name": "New", "created_at": history.at(1), "position": 2}]
+
+
+async def test_companies_are_listed_under_their_org(world):
+    history = History()
+    history.on(admin.COMPANY, COMPANY, admin.CompanyCreated, name="A\x00B")
+    rows = await rows_of(world, history)
+    assert rows["companies_v1"] == [
+        {"company_id": COMPANY, "org_id": ORG, "name": "A\ufffdB", "created_at": history.at(1), "position": 1}
+    ]
+
+
+async def test_a_user_and_its_token_stay_when_they_are_out_of_use(world):
+    history = History()
+    for user_id in (USER, OTHER_USER):
+        history.on(
+            admin.USER, user_id, admin.UserCreated,
+            email="a@b.example", name=None, role="member", company_id=COMPANY, identity="sub",
+        )  # fmt: skip
+    history.on(admin.TOKEN, TOKEN, admin.TokenCreated, name="ci", user_id=USER, hint="dex_ab", verifier="f" * 64)
+    history.on(admin.USER, USER, admin.UserDeactivated)
+    history.on(admin.TOKEN, TOKEN, admin.TokenRevoked)
+    rows = await rows_of(world, history)
+    common = {"org_id": ORG, "company_id": COMPANY, "email": "a@b.example", "role": "member", "identity": "sub"}
+    assert rows["users_v1"] == [
+        {"user_id": USER, **common, "created_at": history.at(1), "deactivated_at": history.at(4), "position": 1},
+        {"user_id": OTHER_USER, **common, "created_at": history.at(2), "position": 2},
+    ]
+    assert rows["tokens_v1"] == [
+        {
+            "token_id": TOKEN, "org_id": ORG, "user_id": USER, "name": "ci", "hint": "dex_ab", "verifier": "f" * 64,
+            "created_at": history.at(3), "revoked_at": history.at(5), "position": 3,
+        }
+    ]  # fmt: skip
+
+
+async def test_a_step_is_as_it_was_last_registered(world):
+    history = History(org_id="platform")
+    given = {"summary": "s", "config_schema": {"type": "object", "title": "\x00"}, "has_effects": False}
+    for version in ("1", "2"):
+        history.on(admin.STEP, "first", admin.StepRegistered, version=version, **given)
+    rows = await rows_of(world, history)
+    assert rows["steps_v1"] == [
+        {
+            "step_key": "first", "version": "2", "summary": "s", "has_effects": False, "position": 2,
+            "config_schema": orjson.dumps(given["config_schema"]).decode(), "registered_at": history.at(2),
+        }
+    ]  # fmt: skip
+
+
+async def test_a_blueprint_is_archived_and_never_changed(world):
+    history = History()
+    history.on(admin.BLUEPRINT, BLUEPRINT, admin.BlueprintCreated, name="b", description="d", steps=PLAN)
+    history.on(admin.BLUEPRINT, BLUEPRINT, admin.BlueprintArchived)
+    [row] = (await rows_of(world, history))["blueprints_v1"]
+    assert [step["key"] for step in orjson.loads(row.pop("steps"))] == ["first", "second", "third"]
+    assert row == {
+        "blueprint_id": BLUEPRINT, "org_id": ORG, "name": "b", "description": "d", "created_at": history.at(1),
+        "archived_at": history.at(2), "position": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_submission_knows_where_its_records_are(world, inline):
+    history = History()
+    records = payload("in", inline=inline)
+    event = SubmissionCreated(
+        originator_id=SUBMISSION, originator_version=1, company_id=COMPANY, blueprint_id=BLUEPRINT, name="n",
+        records=records,
+    )  # fmt: skip
+    history.decide(SUBMISSION_KIND, SUBMISSION, event, user_id=USER)
+    assert (await rows_of(world, history))["submissions_v1"] == [
+        {
+            "submission_id": SUBMISSION, "org_id": ORG, "company_id": COMPANY, "blueprint_id": BLUEPRINT, "name": "n",
+            "records_digest": records.digest, "records_size_bytes": records.size_bytes, "records_rows": 1,
+            "records_inline": inline, "created_by": USER, "created_at": history.at(1), "position": 1,
+        }
+    ]  # fmt: skip
+
+
+def run_row(run_id: str = RUN_ID, position: int = 1, **changes: object) -> dict:
+    return {
+        "run_id": run_id, "org_id": ORG, "company_id": COMPANY, "submission_id": SUBMISSION,
+        "blueprint_id": BLUEPRINT, "status": "running", "step_keys": ["first", "second", "third"],
+        "created_by": USER, "started_at": History.at(position), "position": position, "last_position": position,
+    } | changes  # fmt: skip
+
+
+def step_row(index: int, run_id: str = RUN_ID, **columns: object) -> dict:
+    return {
+        "run_id": run_id, "step_index": index, "org_id": ORG, "company_id": COMPANY, "submission_id": SUBMISSION,
+        "step_key": PLAN[index].key,
+    } | columns  # fmt: skip
+
+
+def succeeded_row(index: int, position: int, **columns: object) -> dict:
+    source, output = payload("in") if index == 0 else payload(f"out {index - 1}"), payload(f"out {index}")
+    return step_row(
+        index, step_version="7", status="succeeded", attempt=1, started_at=AT,
+        ended_at=AT + timedelta(microseconds=1500), duration_us=1500, input_digest=source.digest, input_rows=1,
+        output_digest=output.digest, output_size_bytes=output.size_bytes, output_rows=1, output_inline=True,
+        output_position=position, position=position,
+    ) | columns  # fmt: skip
+
+
+async def test_a_run_that_has_only_started_waits_for_its_first_step(world):
+    history = History()
+    history.start(RUN_ID)
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1)]
+    assert rows["step_results_v1"] == []
+
+
+async def test_a_run_that_succeeds_in_one_decision(world):
+    history = History()
+    history.record(history.start(RUN_ID), *(done(index) for index in range(3)))
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(status="succeeded", ended_at=history.at(2), last_position=2)]
+    assert rows["step_results_v1"] == [succeeded_row(index, 2) for index in range(3)]
+
+
+async def test_a_run_that_succeeds_step_by_step_with_large_outputs_and_rejects(world):
+    history = History()
+    large, rejects = payload("out 0", inline=False), payload("no", inline=False)
+    state = history.record(history.start(RUN_ID), done(0, output=large, rejects=rejects))
+    state = history.record(state, done(1))
+    history.record(state, done(2))
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(status="succeeded", ended_at=history.at(4), last_position=4)]
+    of_rejects = {
+        "rejects_digest": rejects.digest, "rejects_size_bytes": rejects.size_bytes, "rejects_rows": 1,
+        "rejects_inline": False,
+    }  # fmt: skip
+    assert rows["step_results_v1"] == [
+        succeeded_row(0, 2, output_inline=False, **of_rejects), succeeded_row(1, 3), succeeded_row(2, 4),
+    ]  # fmt: skip
+
+
+async def test_a_step_that_takes_long_is_running(world):
+    history = History()
+    state = history.start(RUN_ID)
+    history.run(RUN_ID, runs.mark_started(state, 0, 1, AT))
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1, last_position=2)]
+    assert rows["step_results_v1"] == [step_row(0, status="running", attempt=1, started_at=AT, position=2)]
+
+
+def failed_row(position: int, **columns: object) -> dict:
+    return step_row(
+        0, step_version="7", attempt=1, started_at=AT, ended_at=AT + timedelta(microseconds=2500), duration_us=2500,
+        input_digest=payload("in").digest, input_rows=1, error_code="boom", error_message="it broke",
+        position=position,
+    ) | columns  # fmt: skip
+
+
+async def test_an_attempt_that_failed_and_will_be_repeated_is_retrying(world):
+    history = History()
+    history.record(history.start(RUN_ID), fault(0))
+    rows = await rows_of(world, history)
+    not_before = history.at(2) + timedelta(seconds=5)
+    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=2, not_before=not_before, last_position=2)]
+    assert rows["step_results_v1"] == [failed_row(2, status="retrying")]
+
+
+async def test_a_step_that_succeeds_at_its_second_attempt_has_no_error(world):
+    history = History()
+    state = history.record(history.start(RUN_ID), fault(0))
+    state = history.run(RUN_ID, runs.mark_started(state, 0, 2, AT))
+    history.record(state, done(0, attempt=2))
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(current_step=1, current_attempt=1, last_position=4)]
+    assert rows["step_results_v1"] == [succeeded_row(0, 4, attempt=2)]
+
+
+async def test_a_run_that_failed_says_where_and_why_and_skips_the_rest(world):
+    history = History()
+    history.record(history.start(RUN_ID), fault(0, retryable=False, message="bad \x00 byte"))
+    rows = await rows_of(world, history)
+    error = {"error_step": 0, "error_code": "boom", "error_message": "bad \ufffd byte"}
+    assert rows["runs_v1"] == [run_row(status="failed", ended_at=history.at(2), last_position=2, **error)]
+    assert rows["step_results_v1"] == [
+        failed_row(2, status="failed", error_message="bad \ufffd byte"),
+        step_row(1, status="skipped", attempt=0, position=2),
+        step_row(2, status="skipped", attempt=0, position=2),
+    ]
+
+
+async def test_an_attempt_that_nobody_timed_ends_with_its_decision(world):
+    history = History()
+    history.record(
+        history.start(RUN_ID), fault(0, retryable=False, started_at=None, duration_us=None, step_version=None)
+    )
+    [row, *_] = (await rows_of(world, history))["step_results_v1"]
+    assert row["ended_at"] == history.at(2)
+    assert "started_at" not in row
+
+
+async def test_a_run_that_was_cancelled_skips_what_it_waited_for(world):
+    history = History()
+    state = history.record(history.start(RUN_ID), done(0))
+    history.run(RUN_ID, runs.cancel(state, "enough"))
+    rows = await rows_of(world, history)
+    assert rows["runs_v1"] == [run_row(status="cancelled", ended_at=history.at(3), last_position=3)]
+    assert rows["step_results_v1"] == [
+        succeeded_row(0, 2),
+        step_row(1, status="skipped", attempt=0, position=3),
+        step_row(2, status="skipped", attempt=0, position=3),
+    ]
+
+
+async def test_a_retried_run_has_the_results_of_the_first(world):
+    history = History()
+    state = history.record(history.start(RUN_ID), done(0))
+    state = history.record(state, fault(1, retryable=False))
+    history.run(OTHER_RUN, runs.start_again(state, OTHER_RUN), user_id=USER)
+    rows = await rows_of(world, history)
+    retried = [row for row in rows["runs_v1"] if row["run_id"] == OTHER_RUN]
+    assert retried == [run_row(OTHER_RUN, 4, retry_of=RUN_ID, current_step=1, current_attempt=1)]
+    [reused] = [row for row in rows["step_results_v1"] if row["run_id"] == OTHER_RUN]
+    expected = succeeded_row(0, 4, run_id=OTHER_RUN, attempt=0, reused_from_run_id=RUN_ID)
+    assert reused == {k: v for k, v in expected.items() if k not in ("started_at", "ended_at", "duration_us")}
+
+
+async def test_many_runs_in_one_batch_do_not_touch_each_other(world):
+    history = History()
+    states = [history.start(an_id(100 + number)) for number in range(4)]
+    history.record(states[0], done(0))
+    history.record(states[2], fault(0, retryable=False))
+    history.record(states[1], *(done(index) for index in range(3)))
+    rows = await rows_of(world, history)
+    assert [row["status"] for row in rows["runs_v1"]] == ["running", "succeeded", "failed", "running"]
+    assert len(rows["step_results_v1"]) == 1 + 3 + 3
+
+
+async def test_another_org_cannot_change_a_run(world):
+    history = History()
+    state = history.start(RUN_ID)
+    await run_folds(world.pool, PROJECTIONS, history.recorded)
+    intruder = History(org_id=an_id(99))
+    intruder.recorded = [history.recorded[0]]
+    intruder.run(RUN_ID, runs.cancel(state, None))
+    runs_projection = [projection for projection in PROJECTIONS if projection.name == "runs_v1"]
+    assert await run_folds(world.pool, runs_projection, intruder.recorded[1:])
+    assert (await world.rows("runs_v1"))[0]["status"] == "running"
+
+
+def test_every_event_is_read_by_a_projection_or_left_out_on_purpose():
+    """A new event must be thought of here: those named below change no row of their own."""
+    without_rows = {StepScheduled.TOPIC: RUN, RunStarted.TOPIC: RUN}
+    from events.mapper import CATALOGUE
+    from projections import runs as runs_model
+    from projections import step_results
+
+    of_steps = set(step_results._KNOWN)
+    of_runs = set(runs_model._RULES) | {RunStarted}
+    assert StepSucceeded in of_steps
+    processing = {kind for kind in CATALOGUE if kind.TOPIC.startswith(("run.", "step.")) and "step_index" in
+                  kind.model_fields or kind.TOPIC.startswith("run.")}  # fmt: skip
+    assert processing == of_steps | of_runs
+    assert set(without_rows) <= {kind.TOPIC for kind in processing}
