@@ -1,9 +1,14 @@
 """What only the platform's operator does, and never over HTTP: create an org, its first admin and a first token."""
 
+import asyncio
+import contextlib
+
 import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from cli.credentials import Credentials, new_token
-from events import subjects
+from events import strictjson, subjects
 from events.commands import Answer, CreateOrg
 from events.connection import connect
 from events.context import PLATFORM_ACTOR
@@ -31,17 +36,47 @@ async def create_org(servers: list[str], name: str, admin_email: str) -> Credent
         token_verifier=token.verifier,
     )
     connection = await connect(servers, "dex")
+    projected = await _Projected.listen(connection)
     try:
         reply = await connection.request(
             subjects.ask(command.NAME), command.model_dump_json().encode(), timeout=_TIMEOUT_S
         )
+        answer = Answer.model_validate_json(reply.data)
+        if answer.rejected is not None:
+            raise rejection_from_json(answer.rejected)
+        if answer.accepted is None:
+            raise DataEngineError(f"The org was not created: {answer.unavailable}")
+        await projected.reached(answer.accepted.position)
     except nats.errors.Error as error:
         raise UnavailableError("The command service does not answer; is the system up? (dex status)") from error
     finally:
         await connection.close()
-    answer = Answer.model_validate_json(reply.data)
-    if answer.rejected is not None:
-        raise rejection_from_json(answer.rejected)
-    if answer.accepted is None:
-        raise DataEngineError(f"The org was not created: {answer.unavailable}")
     return Credentials(org_id, command.admin_user_id, token.secret)
+
+
+class _Projected:
+    """The projector's position, as it tells of it: a token is known to the gateway once it is projected."""
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._moved = asyncio.Event()
+
+    @classmethod
+    async def listen(cls, connection: Client) -> "_Projected":
+        """Hear of every position from now on."""
+        projected = cls()
+        await connection.subscribe(subjects.PROJECTED, cb=projected._hear)
+        await connection.flush()
+        return projected
+
+    async def reached(self, position: int) -> None:
+        """Wait until the read models have a position; no longer than the projector may take to come back."""
+        with contextlib.suppress(TimeoutError):  # it is in the log; without a projector it is known later
+            async with asyncio.timeout(_TIMEOUT_S):
+                while self._position < position:
+                    self._moved.clear()
+                    await self._moved.wait()
+
+    async def _hear(self, message: Msg) -> None:
+        self._position = strictjson.loads(message.data)["position"]
+        self._moved.set()

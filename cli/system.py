@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from pydantic import SecretStr
 
 from cli import embedded
@@ -89,7 +90,11 @@ class System:
         return Endpoints(nats_url, database_url, f"http://{host}:{port or embedded.free_port(settings.host)}")
 
     def _process(self, name: str, endpoints: Endpoints) -> ProcessSpec:
-        async def ready() -> None:
+        async def serves_http() -> None:
+            async with httpx.AsyncClient() as http:
+                (await http.get(f"{endpoints.gateway_url}/health")).raise_for_status()
+
+        async def answers() -> None:
             connection = await connect([endpoints.nats_url], "dex")
             try:
                 if not await ask_health(connection, _HEALTH_WITHIN_S, process=name, enough=1):
@@ -102,7 +107,7 @@ class System:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
         argv = [sys.executable, "-m", "cli.main", name]
         log_path = self._settings.home / "logs" / f"{name}.log"
-        return ProcessSpec(name, argv, log_path, env=environment, ready=ready)
+        return ProcessSpec(name, argv, log_path, env=environment, ready=serves_http if name == GATEWAY else answers)
 
 
 async def migrate_everything(settings: Settings) -> tuple[list[str], list[str]]:

@@ -50,7 +50,7 @@ class LogGuard:
         ids: dict[int, str] = {}
         for checkpoint in checkpoints:
             position = checkpoint.position
-            if state.first_position <= position <= state.last_position and position not in ids:
+            if max(1, state.first_position) <= position <= state.last_position and position not in ids:
                 ids[position] = await self.decision_id_at(position)
             if fault := fault_of(state, ids.get(position, ""), checkpoint):
                 raise LogRewoundError(f"{fault} {RECOVERY}", projection=checkpoint.name, position=position)

