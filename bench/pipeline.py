@@ -79,9 +79,7 @@ class Client:
             run = (await self.post("submissions/create", body))["run"]
         else:
             made = await self.post("submissions/create", body)
-            run = await self.post(
-                "runs/get", {"run_id": made["run_id"], "wait_s": WAIT_S, "include_results": True}
-            )
+            run = await self.post("runs/get", {"run_id": made["run_id"], "wait_s": WAIT_S, "include_results": True})
         assert run["status"] == "succeeded", run
         check(run["results"]["records"][0], number)
 

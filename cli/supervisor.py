@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ BACKOFF_MAX_S = 10.0
 STABLE_AFTER_S = 20.0
 LOG_TAIL_LINES = 15
 
-LAUNCH = (sys.executable, "-S", str(Path(__file__).with_name("launch.py")))
+LAUNCH = (sys.executable, "-S", str(Path(__file__).with_name("launch.py")), str(os.getpid()))
+"""The start of a command line whose program ends with this process; for this process only, not for its forks."""
 
 OnEvent = Callable[[str, str], None]
 
@@ -57,6 +59,7 @@ class Running:
     process: asyncio.subprocess.Process
     started_s: float
     restarts: int = 0
+    started_at: str = field(default_factory=lambda: _now())
 
     @property
     def pid(self) -> int:
@@ -116,16 +119,28 @@ class Supervisor:
             backoff_s = 0.0 if lasted_s > STABLE_AFTER_S else min(BACKOFF_MAX_S, backoff_s * 2 or BACKOFF_FIRST_S)
             self._on_event(running.spec.name, f"ended with {code}; starting it again")
             await asyncio.sleep(backoff_s)  # a pause, so that a process that cannot start does not spin
-            running.process = await _launch(running.spec)
             running.started_s = time.monotonic()
             running.restarts += 1
+            await self._start_again(running)
+
+    async def _start_again(self, running: Running) -> None:
+        """Whatever goes wrong is reported, never raised: a keeper that ended would leave its process dead for good."""
+        try:
+            running.process = await _launch(running.spec)
+            running.started_at = _now()
             self._write_state()
+            await _until_ready(running)
+        except (OSError, ProcessFailedError) as error:
+            self._on_event(running.spec.name, str(error))
+        else:
+            self._on_event(running.spec.name, "ready")
 
     def _write_state(self) -> None:
         state = {
             "supervisor_pid": os.getpid(),
             "processes": {
-                name: {"pid": running.pid, "restarts": running.restarts} for name, running in self.processes.items()
+                name: {"pid": running.pid, "started_at": running.started_at, "restarts": running.restarts}
+                for name, running in self.processes.items()
             },
             **self.extra,
         }
@@ -179,6 +194,10 @@ async def _end(running: Running) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
         await running.process.wait()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _tail(spec: ProcessSpec) -> str:

@@ -83,9 +83,7 @@ async def follow(
 class _Pull:
     """One life of an ephemeral consumer and of our subscription to its answers."""
 
-    def __init__(
-        self, connection: Client, stream: str, filters: Sequence[str], after: int, *, gather: bool
-    ) -> None:
+    def __init__(self, connection: Client, stream: str, filters: Sequence[str], after: int, *, gather: bool) -> None:
         self._gather = gather
         self._usual_batch = 0.0
         self._nc = connection

@@ -108,9 +108,7 @@ def encode_decision(decision: Decision) -> bytes:
             "correlation": decision.correlation_id,
             "request": decision.request_id,
             "digest": decision.digest,
-            "events": [
-                {"topic": event.TOPIC, "state": MAPPER.dump_state(event)} for event in decision.events
-            ],
+            "events": [{"topic": event.TOPIC, "state": MAPPER.dump_state(event)} for event in decision.events],
         }
     )
 

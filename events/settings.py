@@ -14,7 +14,11 @@ class Settings(BaseSettings):
     """All that can be set, as `DATA_ENGINE_<NAME>`; `.env.example` lists each with its meaning."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DATA_ENGINE_", env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore",
+        env_prefix="DATA_ENGINE_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        frozen=True,
+        extra="ignore",
         populate_by_name=True,
     )
 

@@ -1,10 +1,10 @@
 """The application: its lifespan, its routers, its one table of errors."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -21,6 +21,8 @@ from gateway.state import Gateway, open_gateway
 from projections.queries.positions import projected_position
 
 HEALTH_TIMEOUT_S = 2.0
+
+T = TypeVar("T")
 
 
 def create_app(settings: Settings, gateway: Gateway | None = None) -> FastAPI:
@@ -64,17 +66,21 @@ HEALTH_EXAMPLE: dict[str, Any] = {"status": "ok", "nats": "ok", "database": "ok"
 async def health(request: Request) -> Response:
     """Whether this process and what it needs are well; the one endpoint that is not a POST, as platforms ask."""
     gateway: Gateway = request.app.state.gateway
-    position: int | None = None
-    try:
-        async with asyncio.timeout(HEALTH_TIMEOUT_S):
-            position = await projected_position(gateway.reader)
-    except (UnavailableError, TimeoutError):
-        position = None
-    nats = "ok" if gateway.connection.is_connected else "down"
+    # A round trip, because a connection can be open and deaf.
+    log, position = await asyncio.gather(_answer(gateway.log.state()), _answer(projected_position(gateway.reader)))
+    nats = "down" if log is None else "ok"
     database = "down" if position is None else "ok"
     well = nats == database == "ok" and not gateway.signals.closing
     content = {"status": "ok" if well else "unwell", "nats": nats, "database": database, "projected_position": position}
     return json_response(content, 200 if well else 503)
+
+
+async def _answer(question: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+            return await question
+    except (UnavailableError, TimeoutError):
+        return None
 
 
 def _about(router: Any) -> str:

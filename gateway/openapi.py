@@ -71,9 +71,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API token (dex_…) or a JWT session."}
     }
-    for model in _models(BaseModel):
-        if model.__module__.startswith("gateway.") and model.__name__ in schemas:
-            schemas[model.__name__] |= model.model_config.get("json_schema_extra") or {}  # FastAPI drops their nulls
+    for ours in _models(BaseModel):
+        if ours.__module__.startswith("gateway.") and ours.__name__ in schemas:
+            schemas[ours.__name__] |= ours.model_config.get("json_schema_extra") or {}  # FastAPI drops their nulls
     for path, rule in ENDPOINTS.items():
         operation = document["paths"][path]["post"]
         operation["security"] = [{"bearer": []}]

@@ -80,9 +80,7 @@ def _check(name: str, answer: dict[str, Any]) -> None:
 
 async def _api(connection: Client, subject: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        answer = await connection.request(
-            f"$JS.API.{subject}", json.dumps(body).encode(), timeout=_REQUEST_TIMEOUT_S
-        )
+        answer = await connection.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=_REQUEST_TIMEOUT_S)
     except nats.errors.NoRespondersError as error:
         raise ConfigurationError("JetStream is not enabled on this NATS server.") from error
     except nats.errors.Error as error:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from events import subjects
 from events.logging import get_logger
 from events.model import Recorded
 from projections import checkpoints
@@ -43,11 +42,10 @@ class PoisonError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A decision that one projection could not apply, and why."""
+    """The position of a decision that one projection could not apply, and why."""
 
     name: str
     position: int
-    subject: str
     reason: str
 
 
@@ -95,7 +93,7 @@ async def _in_transaction(
             letters += _undecodable(projection, position, batch.undecodable)
             if decisions := batch.decisions_after(projection.kind, position):
                 letters += await apply_one(connection, schema, projection, decisions)
-        await _bury(connection, schema, letters)
+        await _bury(connection, schema, batch, letters)
         moved = [Checkpoint(p.name, batch.last_position, epoch, batch.decision_id) for p in behind]
         await checkpoints.move(connection, schema, moved)
     return {**at, **{checkpoint.name: checkpoint for checkpoint in moved}}
@@ -128,7 +126,7 @@ async def _without_poison(
             return await _whole(connection, schema, projection, decisions)
     except PoisonError as error:
         if len(decisions) == 1:
-            return [_dead(projection, decisions[0], str(error))]
+            return [DeadLetter(projection.name, decisions[0].position, str(error))]
     middle = len(decisions) // 2
     return [
         *await _without_poison(connection, schema, projection, decisions[:middle]),
@@ -136,29 +134,26 @@ async def _without_poison(
     ]
 
 
-def _dead(projection: Projection, recorded: Recorded, reason: str) -> DeadLetter:
-    address = recorded.decision.address
-    subject = subjects.decision(
-        address.org_id, address.kind, address.aggregate_id, address.version, address.routing
-    )
-    return DeadLetter(projection.name, recorded.position, subject, reason)
-
-
 def _undecodable(projection: Projection, position: int, found: Sequence[Undecodable]) -> list[DeadLetter]:
     """Those that are, or may be, of the projection's kind."""
     return [
-        DeadLetter(projection.name, poison.position, poison.subject, poison.reason)
+        DeadLetter(projection.name, poison.position, poison.reason)
         for poison in found
         if poison.position > position and (poison.kind == projection.kind or poison.kind not in KINDS)
     ]
 
 
-async def _bury(connection: Database, schema: str, letters: Sequence[DeadLetter]) -> None:
+async def _bury(connection: Database, schema: str, batch: Batch, letters: Sequence[DeadLetter]) -> None:
     for letter in letters:
         _logger.error("dead_letter", projection=letter.name, position=letter.position, reason=letter.reason)
     if letters:
         rows = [
-            (letter.name, letter.position, storable(letter.subject), storable(letter.reason[:REASON_MAX_CHARS]))
+            (
+                letter.name,
+                letter.position,
+                storable(batch.subject_at(letter.position)),
+                storable(letter.reason[:REASON_MAX_CHARS]),
+            )
             for letter in letters
         ]
         await connection.execute(BURY.replace("{schema}", schema), *zip(*rows, strict=True))

@@ -27,7 +27,6 @@ class Undecodable:
     """A message that is no decision to today's code. `kind` is None when its subject tells none."""
 
     position: int
-    subject: str
     kind: str | None
     reason: str
 
@@ -36,11 +35,24 @@ class Undecodable:
 class Batch:
     """Consecutive messages. `decisions` are by kind, in order; `decision_id` is that of the last message."""
 
-    first_position: int
-    last_position: int
+    messages: Sequence[Followed]
     decision_id: str
     decisions: dict[str, list[Recorded]]
     undecodable: list[Undecodable]
+
+    @property
+    def first_position(self) -> int:
+        """The position of the first message."""
+        return self.messages[0].position
+
+    @property
+    def last_position(self) -> int:
+        """The position of the last message."""
+        return self.messages[-1].position
+
+    def subject_at(self, position: int) -> str:
+        """The subject of the message at a position, which must be in the batch."""
+        return next(message.subject for message in self.messages if message.position == position)
 
     def decisions_after(self, kind: str, position: int) -> Sequence[Recorded]:
         """The decisions of a kind beyond a position."""
@@ -91,8 +103,7 @@ def decode(messages: Sequence[Followed]) -> Batch:
             undecodable.append(_undecodable(message, error))
         else:
             decisions[decision.kind].append(Recorded(message.position, decision))
-    last = messages[-1]
-    return Batch(messages[0].position, last.position, decision_id_of(last.body), dict(decisions), undecodable)
+    return Batch(messages, decision_id_of(messages[-1].body), dict(decisions), undecodable)
 
 
 def _undecodable(message: Followed, error: Exception) -> Undecodable:
@@ -101,4 +112,4 @@ def _undecodable(message: Followed, error: Exception) -> Undecodable:
     except ValueError:
         kind = None
     reason = error.message if isinstance(error, PoisonedMessageError) else repr(error)
-    return Undecodable(message.position, message.subject, kind, reason)
+    return Undecodable(message.position, kind, reason)

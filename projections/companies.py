@@ -30,6 +30,4 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
     return statements(Statement.of(INSERT, made.values()))
 
 
-COMPANIES = Projection(
-    name="companies_v1", kind=COMPANY, tables=(Table("companies_v1", ("company_id",)),), fold=fold
-)
+COMPANIES = Projection(name="companies_v1", kind=COMPANY, tables=(Table("companies_v1", ("company_id",)),), fold=fold)

@@ -66,9 +66,7 @@ async def replace(connection: Database, table: Table, live: str, rebuilt: str) -
     await connection.execute(INSERT_MISSING.format(**names), timeout=LONG_STATEMENT_S)
 
 
-async def _only_in_one(
-    connection: Database, table: Table, one: str, other: str
-) -> tuple[int, tuple[str, ...]]:
+async def _only_in_one(connection: Database, table: Table, one: str, other: str) -> tuple[int, tuple[str, ...]]:
     sql = ONLY_IN_ONE.format(one=one, other=other, table=table.name, key=", ".join(table.key), samples=SAMPLE_KEYS)
     found = await connection.fetch(sql, timeout=LONG_STATEMENT_S)
     return (found[0]["rows"] if found else 0), tuple(row["key"] for row in found)

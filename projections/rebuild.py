@@ -46,7 +46,10 @@ REPLACE_DEAD_LETTERS = (
 COUNT_DEAD_LETTERS = f"SELECT count(*) FROM {SHADOW_SCHEMA}.projection_dead_letters WHERE name = $1"
 
 _TAKEN_OVER = (CheckpointsMovedError, asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
-_NOT_THERE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+_NOT_THERE = (
+    OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ class RebuildResult:
     """What came of one projection.
 
     `seconds` is the time of the whole rebuild, `build_seconds` the part in which the log was applied; projections that
-    are rebuilt together share both. `compared` is False when there was nothing live to compare with. The samples are
-    the first keys of rows that are on one side only; a row that differs is on both.
+    are rebuilt together share both. `compared` is False when there was nothing live to compare with, or it was still
+    on its way here. The samples are the first keys of rows that are on one side only; a row that differs is on both.
     """
 
     name: str
@@ -223,8 +226,13 @@ class _Building:
             dead_letters=dead_letters,
             seconds=0.0,
             build_seconds=self._build_s,
-            compared=live.position > 0,
+            compared=self._comparable(live),
         )
+
+    def _comparable(self, live: Checkpoint) -> bool:
+        """Whether there is something live, and of the same position: it had not begun when the goals were set, and is
+        now on its way."""
+        return live.position > 0 and (self._accept_log or live.position == self._at[live.name].position)
 
     async def _replace_state(self) -> None:
         """Checkpoints and dead letters go with the rows."""

@@ -193,9 +193,7 @@ class CommandHandlers:
             events = runs.cancel(state, command.reason)
             if not events:
                 return Accepted(position=history[-1].position)
-            decision = _decision(
-                command, RUN, events, runs.routing(events), state.company_id, state.submission_id
-            )
+            decision = _decision(command, RUN, events, runs.routing(events), state.company_id, state.submission_id)
             try:
                 return _accepted(await self._log.append(decision))
             except VersionConflictError:
@@ -265,9 +263,7 @@ class CommandHandlers:
         )
 
 
-_HANDLERS: dict[type[Command], Handler] = {
-    kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()
-}
+_HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()}
 
 
 def _first(command: Command) -> dict[str, Any]:

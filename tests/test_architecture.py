@@ -61,7 +61,9 @@ def test_imports_follow_the_house(path):
     allowed = allowed_for(path)
     for module in imports(path):
         if module.split(".")[0] in PACKAGES:
-            assert any(module == ok or module.startswith(f"{ok}.") for ok in allowed), f"{name_of(path)} imports {module}"
+            assert any(module == ok or module.startswith(f"{ok}.") for ok in allowed), (
+                f"{name_of(path)} imports {module}"
+            )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "services" / "domain").glob("*.py")), ids=name_of)
@@ -88,7 +90,8 @@ def test_only_the_log_publishes_decisions():
     offenders = [
         name_of(path)
         for path in sources()
-        if "subjects.decision(" in path.read_text() and name_of(path) not in ("events/log.py", "services/worker/service.py")
+        if "subjects.decision(" in path.read_text()
+        and name_of(path) not in ("events/log.py", "services/worker/service.py")
     ]
     assert offenders == []
 
@@ -107,4 +110,6 @@ def test_every_file_is_used():
         module = name_of(path).removesuffix(".py").replace("/", ".")
         if path.name == "__init__.py" or module in entries or module.startswith("bench."):
             continue
-        assert any(u == module or u.startswith(f"{module}.") for u in used) or f'"{module}"' in text, f"{module} is dead"
+        assert any(u == module or u.startswith(f"{module}.") for u in used) or f'"{module}"' in text, (
+            f"{module} is dead"
+        )

@@ -127,9 +127,7 @@ def _scan_limit(call: Call, body: ListEvents) -> int:
     return body.limit if call.within is None else SCAN_MAX
 
 
-async def _of_submission(
-    call: Call, body: ListEvents, submission_id: str
-) -> tuple[list[Recorded], int | None]:
+async def _of_submission(call: Call, body: ListEvents, submission_id: str) -> tuple[list[Recorded], int | None]:
     """The submission's own decisions and those of its runs, merged; the first RUNS_MAX runs that have any to show."""
     log = call.gateway.log
     runs = await work.run_ids_of_submission(

@@ -81,9 +81,7 @@ class CreateSubmission(BaseModel):
         include_results=True,
     )
 
-    company_id: Annotated[
-        Id | None, Field(description="A caller that is bound to a company may leave it out.")
-    ] = None
+    company_id: Annotated[Id | None, Field(description="A caller that is bound to a company may leave it out.")] = None
     blueprint_id: Id
     records: Annotated[
         list[dict[str, Any]], Field(min_length=1, description="Any JSON objects; they are given back unchanged.")

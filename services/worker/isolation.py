@@ -58,9 +58,7 @@ class StepProcesses:
             if process.returncode is None:
                 return process
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=pipe, stdout=pipe, limit=PIPE_LIMIT_BYTES
-        )
+        process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, limit=PIPE_LIMIT_BYTES)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await _read(process)

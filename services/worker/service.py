@@ -190,5 +190,3 @@ def _decode(message: Msg) -> Decision:
 def build_app(worker: Worker) -> FastStream:
     """The FastStream application, for its AsyncAPI document."""
     return FastStream(worker.broker, logger=None)
-
-

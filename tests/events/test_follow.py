@@ -53,5 +53,3 @@ async def test_a_follower_looks_at_the_stream_before_each_consumer(connection):
         assert asked == [7]
     else:
         raise AssertionError("it followed all the same")
-
-

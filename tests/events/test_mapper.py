@@ -101,7 +101,12 @@ class Renamed(Event):
 
 
 @pytest.mark.parametrize(
-    "state", [b'{"name":"x"}', b'{"class_version":2,"full_name":"x"}', b'{"class_version":3,"full_name":"x","reason":"unknown"}']
+    "state",
+    [
+        b'{"name":"x"}',
+        b'{"class_version":2,"full_name":"x"}',
+        b'{"class_version":3,"full_name":"x","reason":"unknown"}',
+    ],
 )
 def test_old_versions_are_upcast_and_validated(state):
     event = MAPPER.to_domain_event(StoredEvent("id", 4, "test.renamed", state))

@@ -15,7 +15,6 @@ import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
-from tests.gateway.support import Service, World, add_world
 from nats.aio.client import Client
 
 from events.connection import connect
@@ -24,6 +23,7 @@ from gateway.app import create_app
 from gateway.state import Gateway, open_gateway
 from migrations.database import migrate
 from migrations.streams import migrate_streams
+from tests.gateway.support import Service, World, add_world
 
 JWT_SECRET = "a-shared-secret-of-the-tests-0123456789"
 
@@ -55,7 +55,8 @@ def _nats_server(folder: Path) -> Iterator[str]:
     folder.mkdir()
     config = folder / "nats.conf"
     config.write_text(
-        f'host: "127.0.0.1"\nport: {port}\nmax_payload: 8MB\njetstream {{ store_dir: "{folder}", sync_interval: always }}\n'
+        f'host: "127.0.0.1"\nport: {port}\nmax_payload: 8MB\n'
+        f'jetstream {{ store_dir: "{folder}", sync_interval: always }}\n'
     )
     binary = Path(sys.executable).parent / "nats-server"
     with (folder / "log").open("wb") as log:
@@ -93,6 +94,7 @@ async def database(servers: Servers) -> AsyncIterator[asyncpg.Pool]:
 @pytest.fixture(scope="session")
 def settings(servers: Servers) -> Settings:
     return Settings(
+        _env_file=None,
         nats_url=servers.nats_url,
         database_url=servers.dsn,
         jwt_secret=JWT_SECRET,

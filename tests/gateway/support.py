@@ -247,8 +247,8 @@ class Service:
         self, position: int, ended: list[str] | None = None, *, access: bool = False, reset: bool = False
     ) -> None:
         body = {"position": position, "ended": ended or [], "access": access, "reset": reset}
+        # No flush: one that is cancelled ends nats-py's read loop when its answer comes (seen with 2.16.0).
         await self._nats.publish(subjects.PROJECTED, orjson.dumps(body))
-        await self._nats.flush()
 
     async def _append(self, command: CreateSubmission, kind: str, events: list[Event], routing: str) -> int:
         entry = decision(command.org_id, kind, events, routing, command.company_id)

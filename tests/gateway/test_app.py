@@ -20,7 +20,7 @@ from tests.gateway.support import World
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return create_app(Settings()).openapi()
+    return create_app(Settings(_env_file=None)).openapi()
 
 
 def test_every_endpoint_is_a_post_and_has_a_rule(document: dict[str, Any]) -> None:
@@ -57,7 +57,12 @@ async def test_request_examples_are_accepted_as_they_stand(client: httpx.AsyncCl
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("POST", "/v1/nothing/get", 404), ("GET", "/v1/runs/get", 405), ("POST", "/v1/runs/get/", 404), ("POST", "/", 404)],
+    [
+        ("POST", "/v1/nothing/get", 404),
+        ("GET", "/v1/runs/get", 405),
+        ("POST", "/v1/runs/get/", 404),
+        ("POST", "/", 404),
+    ],
 )
 async def test_problems_of_routing(method: str, path: str, status: int, client: httpx.AsyncClient) -> None:
     answer = await client.request(method, path)
@@ -108,9 +113,7 @@ async def test_health(client: httpx.AsyncClient) -> None:
     }  # fmt: skip
 
 
-async def test_the_process_serves_counts_and_stops(
-    settings: Settings, client: httpx.AsyncClient, world: World
-) -> None:
+async def test_the_process_serves_counts_and_stops(settings: Settings, client: httpx.AsyncClient, world: World) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -202,7 +202,7 @@ def published(key: Any, kid: str | None, **fields: Any) -> dict[str, Any]:
 
 
 def verifier(url: str, **fields: Any) -> SessionVerifier:
-    return SessionVerifier(Settings(jwt_jwks_url=url, **fields))
+    return SessionVerifier(Settings(_env_file=None, jwt_jwks_url=url, **fields))
 
 
 def signed(key: Any, algorithm: str, kid: str | None, **changes: Any) -> str:
@@ -285,7 +285,9 @@ async def test_no_keys_at_all_is_our_trouble_not_the_callers() -> None:
 
 
 async def test_issuer(keys: Keys) -> None:
-    sessions = SessionVerifier(Settings(jwt_secret=JWT_SECRET, jwt_issuer="https://id.example", jwt_audience=None))
+    sessions = SessionVerifier(
+        Settings(_env_file=None, jwt_secret=JWT_SECRET, jwt_issuer="https://id.example", jwt_audience=None)
+    )
     await sessions.verify(signed(JWT_SECRET, "HS256", None, iss="https://id.example"))
     for changes in ({"iss": "https://evil.example"}, {}):
         with pytest.raises(AuthenticationError):

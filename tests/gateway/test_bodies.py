@@ -135,9 +135,7 @@ async def test_content_types(content_type: str, status: int, client: httpx.Async
 
 
 @pytest.mark.parametrize("path", ["/steps/0/config/a/1/b", "/steps/0/config/\x00"])
-async def test_blueprints_hold_no_nul(
-    path: str, client: httpx.AsyncClient, world: World, service: Service
-) -> None:
+async def test_blueprints_hold_no_nul(path: str, client: httpx.AsyncClient, world: World, service: Service) -> None:
     config: dict[str, Any] = {"a": [0, {"b": "x\x00"}]} if path.endswith("b") else {"\x00": 1}
     body = {"name": "b", "steps": [{"key": "first", "config": config}]}
     answer = await client.post("/v1/blueprints/create", json=body, headers=world.admin.headers)

@@ -17,7 +17,9 @@ RECORDS = [{"name": "Globex", "n": 1.5, "odd": "nul \x00 in a text", "deep": {"a
 async def submit(client: httpx.AsyncClient, world: World, key: str | None = None, **fields: Any) -> httpx.Response:
     body = {"company_id": world.company_id, "blueprint_id": BLUEPRINT, "records": RECORDS, **fields}
     headers = world.admin.headers | {"Idempotency-Key": key or new_id()}
-    return await client.post("/v1/submissions/create", json=body, headers=headers)
+    answer = await client.post("/v1/submissions/create", json=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    return answer
 
 
 BLUEPRINT = new_id()
@@ -33,7 +35,6 @@ async def test_waits_for_the_run_and_embeds_its_results(
     client: httpx.AsyncClient, world: World, service: Service
 ) -> None:
     answer = await submit(client, world, wait_s=10, include_results=True)
-    assert answer.status_code == 201, answer.text
     run = answer.json()["run"]
     assert run["status"] == "succeeded"
     assert [(step["key"], step["status"]) for step in run["steps"]] == [("first", "succeeded"), ("second", "succeeded")]
@@ -54,9 +55,8 @@ async def test_large_payloads(client: httpx.AsyncClient, world: World, service: 
         pages = []
         cursor = None
         while True:
-            page = await query(
-                client, world, "/v1/results/get", run_id=run_id, kind=kind, step_index=step_index, limit=600, cursor=cursor
-            )
+            wanted = {"run_id": run_id, "kind": kind, "step_index": step_index}
+            page = await query(client, world, "/v1/results/get", **wanted, limit=600, cursor=cursor)
             assert page["rows"] == 1500
             pages.append(page["records"])
             cursor = page["next_cursor"]
@@ -159,11 +159,11 @@ async def test_a_reset_sets_the_position_back(service: Service, gateway: Gateway
         assert gateway.signals.position == expected
 
 
-@pytest.mark.parametrize("cursor", ["", "garbage", "cDQ", "cDQy=", "cC0x", "x" * 65, "cDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
+@pytest.mark.parametrize(
+    "cursor", ["", "garbage", "cDQ", "cDQy=", "cC0x", "x" * 65, "cDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"]
+)
 @pytest.mark.parametrize("path", ["/v1/runs/list", "/v1/results/get"])
-async def test_cursors_that_are_not_ours(
-    cursor: str, path: str, client: httpx.AsyncClient, world: World
-) -> None:
+async def test_cursors_that_are_not_ours(cursor: str, path: str, client: httpx.AsyncClient, world: World) -> None:
     body = {"cursor": cursor} | ({"run_id": new_id()} if "results" in path else {})
     answer = await client.post(path, json=body, headers=world.admin.headers)
     if cursor == "cDQ":  # a cursor of ours in form: position 4

@@ -19,9 +19,7 @@ from projections.database import create_pool
 from tests.projections.support import World, make_log_anew
 
 TABLES = [table.name for projection in PROJECTIONS for table in projection.tables]
-TRUNCATE = ", ".join(
-    f"data_engine.{name}" for name in [*TABLES, "projection_checkpoints", "projection_dead_letters"]
-)
+TRUNCATE = ", ".join(f"data_engine.{name}" for name in [*TABLES, "projection_checkpoints", "projection_dead_letters"])
 
 
 @pytest.fixture(scope="session")

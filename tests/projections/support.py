@@ -217,7 +217,12 @@ async def until(hints: "asyncio.Queue[dict[str, Any]]", reached: Any) -> list[di
     return found
 
 
-async def make_log_anew(connection: Client, first_position: int = 1) -> None:
+def at_least(position: int) -> Any:
+    """Whether a hint tells of this position."""
+    return lambda hint: hint["position"] >= position
+
+
+async def make_log_anew(connection: Client) -> None:
     """Delete the streams and make them again."""
     for stream in (subjects.TASKS, subjects.EVENTS):
         await connection.request(f"$JS.API.STREAM.DELETE.{stream}", b"", timeout=5)
@@ -235,6 +240,4 @@ async def run_folds(pool: asyncpg.Pool, projections: Sequence[Projection], batch
 
 def plain(row: asyncpg.Record) -> dict[str, Any]:
     """A row with its ids as text, and what is NULL left out."""
-    return {
-        name: str(value) if isinstance(value, UUID) else value for name, value in row.items() if value is not None
-    }
+    return {name: str(value) if isinstance(value, UUID) else value for name, value in row.items() if value is not None}

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import orjson
 
 from events import administration as admin
@@ -14,16 +15,13 @@ from tests.projections.support import (
     TIMEOUT_S,
     History,
     an_id,
+    at_least,
     make_log_anew,
     until,
     whole_run,
 )
 
 OFTEN_S = 0.05
-
-
-def at_least(position):
-    return lambda hint: hint["position"] >= position
 
 
 async def test_the_rows_are_there_when_the_hint_is(world):
@@ -73,12 +71,14 @@ async def test_two_projectors_at_once_write_what_one_would(world):
 async def test_connections_that_are_killed_are_replaced(world):
     kill = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+    outside = await asyncpg.connect(world.settings.database_dsn)
     async with world.hints() as hints, world.projecting(world.projector(batch_max=3)):
         await until(hints, lambda hint: "reset" in hint)
         for number in range(1, 6):
             position = await world.append(whole_run(number))
-            await world.pool.fetch(kill)
+            await outside.fetch(kill)
             await until(hints, at_least(position))
+    await outside.close()
     assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"] * 5
     assert len(await world.rows("step_results_v1")) == 15
 

@@ -97,7 +97,9 @@ async def check_log_and_read_models(system: System, org: Org, run_ids: list[str]
     log = EventLog(connection)
     assert len(set(run_ids)) == RUNS
     for run_id in run_ids:
-        events = [event for recorded in await log.history(org.org_id, "run", run_id) for event in recorded.decision.events]
+        events = [
+            event for recorded in await log.history(org.org_id, "run", run_id) for event in recorded.decision.events
+        ]
         check_history(run_id, events)
         assert len(runs.fold(run_id, events).results) == 5
     async with await create_pool(settings) as pool:

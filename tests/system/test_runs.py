@@ -171,8 +171,11 @@ async def test_every_fault_of_a_blueprint_at_once_with_its_path(org):
     assert response.status_code == 422
     paths = {fault["path"] for fault in response.json()["errors"]}
     assert {"/steps/0/config/mappings", "/steps/1/key", "/steps/2/config/keys"} <= paths
-    assert any(path.startswith("/steps/0/config") and "nonsense" in fault["message"]
-               for fault in response.json()["errors"] for path in [fault["path"]])
+    assert any(
+        path.startswith("/steps/0/config") and "nonsense" in fault["message"]
+        for fault in response.json()["errors"]
+        for path in [fault["path"]]
+    )
 
 
 async def test_you_read_what_you_wrote(org):

@@ -1,0 +1,57 @@
+"""The catalogue of events as docs/events.md shows it, made from the event models."""
+
+from pydantic.fields import FieldInfo
+
+from events.mapper import CATALOGUE, ENVELOPE_VERSION
+from events.model import STATE_FIELDS_EXCLUDED, Event
+
+HEAD = f"""# Events
+
+Made by `dex docs events`; a test holds it to the code. A message of the log is one decision: its subject is
+`events.<org>.<kind>.<id>.<version>.<class>.<detail>`, its body the envelope below with 1..n events. An event of class
+version N that is read by later code is upcast to today's version; the topic never changes.
+
+## Envelope (version {ENVELOPE_VERSION})
+
+| field | what |
+|---|---|
+| `v` | the envelope's version |
+| `id` | the decision's id; that of the command, where a command decided |
+| `at` | when it was decided (RFC 3339, UTC) |
+| `actor` | who: `method`, and where they are known `user_id`, `token_id`, `role` |
+| `company` | the company that it belongs to, or null |
+| `cause` | the command or decision that caused it |
+| `correlation` | the submission that it belongs to, or null |
+| `request` | the HTTP request's id, or null |
+| `digest` | SHA-256 of the command's body, or null |
+| `events` | a list of `topic` and `state`; `state.class_version` where it is above 1 |
+"""
+
+
+def event_catalogue() -> str:
+    """The catalogue, as Markdown."""
+    return "\n".join([HEAD, *(_section(kind) for kind in CATALOGUE)])
+
+
+def _section(kind: type[Event]) -> str:
+    fields = [(name, field) for name, field in kind.model_fields.items() if name not in STATE_FIELDS_EXCLUDED]
+    lines = [f"## `{kind.TOPIC}` (version {kind.class_version})", "", (kind.__doc__ or "").strip(), ""]
+    if fields:
+        lines += ["| field | type | |", "|---|---|---|"]
+        lines += [f"| `{name}` | `{_type_of(field)}` | {_optional(field)} |" for name, field in fields]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _type_of(field: FieldInfo) -> str:
+    annotation = field.annotation
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
+    for prefix in ("typing.", "datetime.", "events.payload.", "events.administration.", "events.context."):
+        text = text.replace(prefix, "")
+    return text.replace("|", "\\|")
+
+
+def _optional(field: FieldInfo) -> str:
+    return "" if field.is_required() else f"default {field.default!r}"

@@ -1,0 +1,120 @@
+"""`dex` as a user runs it: the demo, a running system, and the commands beside it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cli.event_catalogue import event_catalogue
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT_S = 120
+
+
+class Dex:
+    """Runs `dex` with a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "DATA_ENGINE_HOME": str(home), "DATA_ENGINE_PORT": "0", "COLUMNS": "200"}
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cli.main", *arguments, cwd=ROOT, env=self.environment, stdout=pipe, stderr=pipe
+        )
+
+    async def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        process = await self.start(*arguments)
+        out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def up(home: Path) -> AsyncIterator[Dex]:
+    dex = Dex(home)
+    process = await dex.start("up")
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT_S):
+        while b"Ctrl-C" not in (line := await process.stdout.readline()):
+            assert line, (await process.stderr.read()).decode()  # type: ignore[union-attr]
+    yield dex
+    process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert process.returncode == 0
+    assert not (home / "run" / "state.json").exists()
+
+
+async def test_the_demo_shows_a_run_that_succeeded(home):
+    code, out, err = await Dex(home)("demo", "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown["run"]["status"] == "succeeded"
+    results = shown["step_results"]
+    assert [r["step_key"] for r in results] == [
+        "map_fields", "normalize_text", "extract_domain", "normalize_country", "deduplicate",
+    ]  # fmt: skip
+    assert results[0]["input"]["rows"] >= 500
+    assert sum((r["rejects"] or {"rows": 0})["rows"] for r in results) > 0
+    assert shown["before"]
+    assert shown["after"][0]["domain"]
+
+
+async def test_the_commands_beside_a_running_system(up, tmp_path):
+    code, out, _ = await up("status", "--json")
+    status = json.loads(out)
+    assert (code, status["healthy"], status["faults"]) == (0, True, [])
+    assert {p["process"] for p in status["processes"]} == {"gateway", "command-service", "worker", "projector"}
+    assert {p["lag"] for p in status["projections"]} == {0}
+
+    code, out, err = await up("org", "create", "Second", "--admin-email", "a@example.com", "--json")
+    assert code == 0, err
+    code, out, err = await up("token", "create", "for the test", "--json")
+    assert code == 0, err
+    assert json.loads(out)["token"].startswith("dex_")
+
+    file = tmp_path / "rows.csv"
+    file.write_text("name\n a  b \n")
+    code, _, err = await up("submit", str(file), "--blueprint", "none")
+    assert code == 1
+    assert "There is no blueprint" in err or "Say which company" in err
+
+    code, out, err = await up("rebuild", "--json")
+    assert code == 0, err
+    assert json.loads(out)["identical"]
+    code, _, err = await up("rebuild", "nonsense")
+    assert code == 1
+    assert "nonsense" in err
+
+    code, _, err = await up("up")
+    assert code == 1
+    assert "running" in err
+
+
+async def test_what_is_wrong_is_a_sentence_and_not_a_traceback(home):
+    for arguments in (("status",), ("submit", "x.csv", "--blueprint", "b"), ("token", "create", "x")):
+        code, out, err = await Dex(home)(*arguments)
+        assert code == 1, arguments
+        assert "Error:" in err
+        assert "Traceback" not in out + err
+
+
+async def test_documents_are_made_from_the_code(home):
+    code, out, _ = await Dex(home)("docs", "asyncapi")
+    assert code == 0
+    channels = json.loads(out)["channels"]
+    assert any("create_submission" in name for name in channels)
+    assert any("map_fields" in name for name in channels)
+    code, out, _ = await Dex(home)("docs", "openapi")
+    assert code == 0
+    assert "/v1/submissions/create" in json.loads(out)["paths"]
+
+
+def test_the_event_catalogue_in_the_docs_is_that_of_the_code():
+    assert (ROOT / "docs" / "events.md").read_text().strip() == event_catalogue().strip()

@@ -1,0 +1,125 @@
+"""Migrations: the same by `dex migrate` and by plain psql, harmless when repeated; streams are made and checked."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cli import embedded
+from cli.supervisor import ProcessSpec, Supervisor
+from events.connection import connect
+from events.errors import ConfigurationError
+from events.log import EventLog
+from events.settings import Settings
+from migrations.database import FOLDER, migrate, versions
+from migrations.streams import check_streams, definitions, migrate_streams
+from tests.events.test_log import decision
+
+ROOT = Path(__file__).parent.parent.parent
+NODES = 3
+
+SHAPE = """
+    SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns
+    WHERE table_schema = 'data_engine' ORDER BY 1, 2
+"""
+
+
+async def fresh_database(url: str, name: str) -> str:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return re.sub(r"/[^/]*$", f"/{name}", url)
+
+
+async def test_plain_psql_gives_the_same_schema_and_both_may_be_repeated(servers):
+    ours, plain = [await fresh_database(servers.database_url, name) for name in ("by_dex", "by_psql")]
+    assert await migrate(ours) == versions()
+    assert await migrate(ours) == []
+    psql = embedded._postgres_program("psql")
+    for _ in range(2):
+        for version in versions():
+            file = str(FOLDER / f"{version}.sql")
+            await asyncio.to_thread(
+                subprocess.run,
+                [psql, plain, "-v", "ON_ERROR_STOP=1", "-q", "-f", file],
+                check=True,
+                capture_output=True,
+            )
+    assert await migrate(plain) == [], "what psql applied is known"
+    shapes = []
+    for url in (ours, plain):
+        connection = await asyncpg.connect(url)
+        shapes.append([tuple(row) for row in await connection.fetch(SHAPE)])
+        await connection.close()
+    assert shapes[0] == shapes[1]
+    assert shapes[0]
+
+
+async def test_two_migrations_at_once(servers):
+    url = await fresh_database(servers.database_url, "at_once")
+    await asyncio.gather(*(migrate(url) for _ in range(4)))
+    assert await migrate(url) == []
+
+
+async def test_a_stream_that_differs_is_named(connection):
+    assert await migrate_streams(connection, replicas=1) == []
+    assert await check_streams(connection, replicas=1) == []
+    wanted = definitions(replicas=1)["DEAD_LETTERS"]
+    changed = {**wanted, "max_age": 60 * 10**9}
+    await connection.request(
+        "$JS.API.STREAM.UPDATE.DEAD_LETTERS", json.dumps({**changed, "allow_direct": True}).encode()
+    )
+    try:
+        faults = await check_streams(connection, replicas=1)
+        assert faults == [] or all("DEAD_LETTERS" in fault for fault in faults)
+        shrunk = {**wanted, "retention": "limits", "max_msgs_per_subject": 7, "storage": "file"}
+        await connection.request("$JS.API.STREAM.UPDATE.DEAD_LETTERS", json.dumps(shrunk).encode())
+    finally:
+        await connection.request("$JS.API.STREAM.UPDATE.DEAD_LETTERS", json.dumps(wanted).encode())
+    with pytest.raises(ConfigurationError, match=r"num_replicas is 1 and must be 3"):
+        await migrate_streams(connection, replicas=3)
+
+
+async def test_a_cluster_of_three_with_three_replicas(tmp_path):
+    """The configuration of compose.yaml, as three processes: streams with three replicas, and the log on them."""
+    ports = [(embedded.free_port(), embedded.free_port()) for _ in range(NODES)]
+    routes = ", ".join(f"nats-route://127.0.0.1:{route}" for _, route in ports)
+    supervisor = Supervisor(tmp_path / "state.json", lambda _name, _what: None)
+    program = str(Path(sys.executable).parent / "nats-server")
+    for number, (client, route) in enumerate(ports):
+        config = tmp_path / f"n{number}.conf"
+        config.write_text(
+            f'server_name: n{number}\nlisten: "127.0.0.1:{client}"\n'
+            f'jetstream {{\n store_dir: "{tmp_path}/js{number}"\n sync_interval: always\n}}\n'
+            f'cluster {{\n name: test\n listen: "127.0.0.1:{route}"\n routes: [{routes}]\n}}\n'
+        )
+        await supervisor.start(ProcessSpec(f"n{number}", [program, "-c", str(config)], tmp_path / f"n{number}.log"))
+    connection = await connect([f"nats://127.0.0.1:{client}" for client, _ in ports], "test")
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await migrate_streams(connection, replicas=NODES)
+                    break
+                except Exception:  # noqa: BLE001 - the cluster elects its leader; the time limit ends this
+                    await asyncio.sleep(0.2)
+        log = EventLog(connection)
+        org = "0f4c6d1e-9d55-4a57-8d0c-3f0f6a0b7c01"
+        positions = [(await log.append(decision(org, version))).position for version in range(1, 6)]
+        supervisor.kill("n0")
+        positions += [(await log.append(decision(org, version))).position for version in range(6, 11)]
+        assert positions == sorted(positions)
+        assert [r.decision.version for r in await log.history(org, "org", org)] == list(range(1, 11))
+    finally:
+        await connection.close()
+        await supervisor.stop()
+
+
+def test_the_example_environment_lists_every_setting():
+    listed = set(re.findall(r"DATA_ENGINE_([A-Z_]+)=", (ROOT / ".env.example").read_text()))
+    assert listed == {name.upper() for name in Settings.model_fields}
