@@ -181,10 +181,10 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fill a log, project it, rebuild from it."""
     async with servers(arguments) as where:
         await migrate(where.database_url)
-        settings = Settings(
+        settings = Settings(  # type: ignore[call-arg]
             _env_file=None,
-            nats_url=where.nats_url,
-            database_url=where.database_url,  # type: ignore[call-arg,arg-type]
+            nats_url=where.nats_url,  # type: ignore[arg-type]
+            database_url=where.database_url,  # type: ignore[arg-type]
         )
         connection = await connect(settings.nats_servers, "bench")
         try:

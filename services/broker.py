@@ -42,6 +42,7 @@ def build_broker(servers: list[str], name: str) -> NatsBroker:
         connect_timeout=CONNECT_TIMEOUT_S,
         graceful_timeout=GRACEFUL_TIMEOUT_S,
         logger=None,
+        apply_types=False,  # bodies are validated by our own models, once, from the bytes
         middlewares=[FailureLog],
     )
 

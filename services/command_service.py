@@ -39,7 +39,10 @@ class CommandService:
         self._fresh: asyncio.Task[None] | None = None
         self._connection: Client | None = None
         for kind in COMMANDS.values():
-            broker.subscriber(subjects.ask(kind.NAME), queue=QUEUE, description=kind.__doc__)(self._ask(kind))
+            subscriber = broker.subscriber(
+                subjects.ask(kind.NAME), queue=QUEUE, description=kind.__doc__, decoder=raw_message
+            )
+            subscriber(self._ask(kind))
         self._deferred_subscriber()
 
     async def start(self) -> Client:
@@ -69,7 +72,7 @@ class CommandService:
     def _ask(self, kind: type[Command]) -> Callable[..., Awaitable[Any]]:
         async def ask(command: Any) -> bytes:
             try:
-                answer = await self.answer(command)
+                answer = await self.answer(kind.model_validate_json(command.data))
             except UnavailableError as error:
                 answer = Answer(unavailable=error.message)
             return answer.model_dump_json().encode()
