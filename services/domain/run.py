@@ -96,33 +96,34 @@ Outcome = Done | Fault
 
 def evolve(state: RunState, event: Event) -> RunState:
     """The state after one more event."""
-    state = replace(state, version=event.originator_version)
+    version = event.originator_version
     match event:
-        case RunStarted():
-            return replace(
-                state,
-                status="running",
-                company_id=event.company_id,
-                submission_id=event.submission_id,
-                blueprint_id=event.blueprint_id,
-                plan=event.plan,
-                records=event.records,
-            )
-        case StepScheduled():
-            return replace(state, due=Due(event.step_index, event.attempt, event.not_before))
-        case StepStarted():
-            return replace(state, due=Due(event.step_index, event.attempt, started=True))
         case StepSucceeded() | StepReused():
-            return replace(state, results=(*state.results, event), due=None)
+            return replace(state, version=version, results=(*state.results, event), due=None)
+        case StepScheduled():
+            return replace(state, version=version, due=Due(event.step_index, event.attempt, event.not_before))
+        case StepStarted():
+            return replace(state, version=version, due=Due(event.step_index, event.attempt, started=True))
         case StepFailed():
-            return replace(state, due=None)
+            return replace(state, version=version, due=None)
+        case RunStarted():
+            return RunState(
+                state.run_id,
+                version,
+                "running",
+                event.company_id,
+                event.submission_id,
+                event.blueprint_id,
+                event.plan,
+                event.records,
+            )
         case RunSucceeded():
-            return replace(state, status="succeeded", due=None)
+            return replace(state, version=version, status="succeeded", due=None)
         case RunFailed():
-            return replace(state, status="failed", due=None)
+            return replace(state, version=version, status="failed", due=None)
         case RunCancelled():
-            return replace(state, status="cancelled", due=None)
-    return state
+            return replace(state, version=version, status="cancelled", due=None)
+    return replace(state, version=version)
 
 
 def fold(run_id: str, events: Iterable[Event]) -> RunState:
