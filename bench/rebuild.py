@@ -1,6 +1,6 @@
 """How fast all read models are rebuilt from a log of typical runs: `python -m bench.rebuild --json --runs 5000`.
 
-A typical run is three decisions with nine events: the submission; the run's start with its first step due; five step
+A typical run is two decisions with nine events: the submission and the run's start with its first step due; five step
 results and the run's end. They are made from the real event models and appended with the version check, then
 projected once by the projector and rebuilt once, which compares the two.
 """
@@ -26,14 +26,13 @@ from cli.supervisor import Supervisor
 from events.administration import BlueprintStep
 from events.connection import connect
 from events.context import Actor
-from events.ids import new_id
+from events.ids import first_run_id, new_id
 from events.log import EventLog
 from events.logging import configure_logging
 from events.model import Decision, Event
 from events.payload import Payload, describe
 from events.processing import (
     RUN,
-    SUBMISSION,
     RunStarted,
     RunSucceeded,
     StepScheduled,
@@ -82,8 +81,9 @@ async def servers(arguments: argparse.Namespace) -> AsyncIterator[Servers]:
 
 
 def typical_run(org_id: str, company_id: str, payload: Payload, at: datetime) -> Iterator[Decision]:
-    """The three decisions of one run of five quick steps."""
-    submission_id, run_id, blueprint_id, actor = new_id(), new_id(), new_id(), Actor(method="service")
+    """The two decisions of one run of five quick steps."""
+    submission_id, blueprint_id, actor = new_id(), new_id(), Actor(method="service")
+    run_id = first_run_id(submission_id)
     origin: dict[str, Any] = {"company_id": company_id, "blueprint_id": blueprint_id}
 
     def decision(kind: str, aggregate_id: str, version: int, routing: str, *events: Event) -> Decision:
@@ -93,15 +93,12 @@ def typical_run(org_id: str, company_id: str, payload: Payload, at: datetime) ->
             correlation_id=submission_id,
         )  # fmt: skip
 
-    submitted = SubmissionCreated(
-        originator_id=submission_id, originator_version=1, name="batch", records=payload, **origin
-    )
-    yield decision(SUBMISSION, submission_id, 1, "log.submission", submitted)
     first: dict[str, Any] = {"originator_id": run_id, "originator_version": 1}
+    submitted = SubmissionCreated(**first, submission_id=submission_id, name="batch", records=payload, **origin)
     plan = tuple(BlueprintStep(key=key) for key in STEP_KEYS)
-    started = RunStarted(**first, submission_id=submission_id, plan=plan, records=payload, **origin)
+    started = RunStarted(**first, submission_id=submission_id, plan=plan, **origin)
     due = StepScheduled(**first, step_index=0, step_key=STEP_KEYS[0], attempt=1)
-    yield decision(RUN, run_id, 1, f"due.{STEP_KEYS[0]}", started, due)
+    yield decision(RUN, run_id, 1, f"due.{STEP_KEYS[0]}", submitted, started, due)
     second: dict[str, Any] = {"originator_id": run_id, "originator_version": 2}
     results = [
         StepSucceeded(

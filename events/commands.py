@@ -104,14 +104,14 @@ class ArchiveBlueprint(Command):
 
 
 class CreateSubmission(Command):
-    """Hand in a batch; with `run_id`, start its first run too."""
+    """Hand in a batch and, with `start_run`, start its first run too."""
 
     NAME: ClassVar[str] = "create_submission"
     company_id: str
     blueprint_id: str
     name: str | None
     records: Payload
-    run_id: str | None
+    start_run: bool
 
 
 class CreateRun(Command):

@@ -59,7 +59,9 @@ async def follow(
     """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
 
     With `gather`, a reader of a busy stream gets fewer and larger lists: while they have been longer than a few
-    messages of late, each is given GATHER_S to grow. A reader of a quiet stream gets each message at once. Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
+    messages of late, each is given GATHER_S to grow. A reader of a quiet stream gets each message at once.
+
+    Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
     that a follower can look whether the stream is still the one that it followed; what it raises, but for
     UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """

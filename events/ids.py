@@ -17,6 +17,11 @@ def derive_id(*parts: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
 
 
+def first_run_id(submission_id: str) -> str:
+    """The id of a submission's first run, in whose history the submission itself is recorded."""
+    return derive_id(submission_id, "first run")
+
+
 def is_id(text: str) -> bool:
     """Whether `text` has the form of our ids, and so is safe as one token of a NATS subject."""
     return _ID.match(text) is not None

@@ -11,9 +11,14 @@ SUBMISSION, RUN = "submission", "run"
 
 
 class SubmissionCreated(Event):
-    """A batch of records of one company was handed in."""
+    """A batch of records of one company was handed in.
+
+    It stands in the history of the submission's first run (`events.ids.first_run_id`), in one decision with that
+    run's start: both are accepted, or neither. Without a first run it stands there alone.
+    """
 
     TOPIC: ClassVar[str] = "submission.created"
+    submission_id: str
     company_id: str
     blueprint_id: str
     name: str | None
@@ -21,14 +26,17 @@ class SubmissionCreated(Event):
 
 
 class RunStarted(Event):
-    """One execution attempt of a submission began. `retry_of` is the run whose failed step this one goes on from."""
+    """One execution attempt of a submission began. `retry_of` is the run whose failed step this one goes on from.
+
+    `records` is None where SubmissionCreated, with the same records, stands before it in the same decision.
+    """
 
     TOPIC: ClassVar[str] = "run.started"
     company_id: str
     submission_id: str
     blueprint_id: str
     plan: tuple[BlueprintStep, ...]
-    records: Payload
+    records: Payload | None = None
     retry_of: str | None = None
 
 

@@ -3,6 +3,8 @@
 from events import subjects
 from events.context import AuthContext
 from events.errors import NotFoundError
+from events.ids import first_run_id
+from events.processing import RUN, SUBMISSION
 from gateway.calls import Call
 from gateway.problems import invalid
 from projections.queries import access
@@ -29,7 +31,14 @@ async def must_see(call: Call, kind: str, thing_id: str) -> None:
         return
     found, company_id = await access.company_of(call.gateway.reader, kind, call.org_id, thing_id)
     if not found:
-        first = await call.gateway.log.last(subjects.version_filter(call.org_id, kind, thing_id, 1))
+        first = await call.gateway.log.last(_first_decision(call.org_id, kind, thing_id))
         company_id = first.decision.company_id if first is not None else None
     if company_id != call.within:
         raise NotFoundError(f"There is no {kind} {thing_id}.")
+
+
+def _first_decision(org_id: str, kind: str, thing_id: str) -> str:
+    """Where a thing's first decision stands; that of a submission is the first of its first run."""
+    if kind == SUBMISSION:
+        return subjects.version_filter(org_id, RUN, first_run_id(thing_id), 1)
+    return subjects.version_filter(org_id, kind, thing_id, 1)

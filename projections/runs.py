@@ -16,6 +16,7 @@ from events.processing import (
     RunSucceeded,
     StepScheduled,
     StepStarted,
+    SubmissionCreated,
 )
 from projections.base import Projection, Statement, Table, statements, storable
 
@@ -87,10 +88,12 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
     outcomes: dict[str, Outcome] = {}
     for recorded in batch:
         decision = recorded.decision
+        events = decision.events[1:] if isinstance(decision.events[0], SubmissionCreated) else decision.events
+        if not events:
+            continue  # a submission that starts no run
         outcomes[decision.aggregate_id] = outcome_of(recorded)
-        first = decision.events[0]
-        if isinstance(first, RunStarted):
-            started[decision.aggregate_id] = _origin(first, decision, recorded.position)
+        if isinstance(events[0], RunStarted):
+            started[decision.aggregate_id] = _origin(events[0], decision, recorded.position)
     rows = ((*outcomes[run_id], *origin) for run_id, origin in started.items())
     changed = (outcome for run_id, outcome in outcomes.items() if run_id not in started)
     return statements(Statement.of(UPSERT, rows), Statement.of(CHANGE, changed))

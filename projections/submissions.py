@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from events.model import Recorded
-from events.processing import SUBMISSION, SubmissionCreated
+from events.processing import RUN, SubmissionCreated
 from projections.base import Projection, Statement, Table, statements, storable
 
 INSERT = """
@@ -22,8 +22,8 @@ ON CONFLICT (submission_id) DO NOTHING
 def fold(batch: Sequence[Recorded]) -> list[Statement]:
     """Rows of the submissions made in the batch."""
     made = {
-        event.originator_id: (
-            event.originator_id,
+        event.submission_id: (
+            event.submission_id,
             recorded.decision.org_id,
             event.company_id,
             event.blueprint_id,
@@ -44,5 +44,5 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
 
 
 SUBMISSIONS = Projection(
-    name="submissions_v1", kind=SUBMISSION, tables=(Table("submissions_v1", ("submission_id",)),), fold=fold
+    name="submissions_v1", kind=RUN, tables=(Table("submissions_v1", ("submission_id",)),), fold=fold
 )

@@ -14,10 +14,10 @@ from events import commands as cmd
 from events.commands import Accepted, Command
 from events.context import PLATFORM_ORG
 from events.errors import InvalidInputError, NotFoundError, RejectedError, UnavailableError, VersionConflictError
+from events.ids import first_run_id
 from events.log import Appended, check_same_body
 from events.model import Decision, Event, Recorded
-from events.payload import Payload
-from events.processing import RUN, SUBMISSION, SubmissionCreated
+from events.processing import RUN, SubmissionCreated
 from services.blueprint_check import problems_of
 from services.domain import administration as things
 from services.domain import run as runs
@@ -126,47 +126,37 @@ class CommandHandlers:
         return await self._change(command, admin.BLUEPRINT, things.archive_blueprint)
 
     async def create_submission(self, command: cmd.CreateSubmission) -> Accepted:
-        """A submission and, unless it is told not to, its first run: two decisions, sent at once.
-
-        Both carry the command's id, so a crash between the two is repaired by the command's repeat.
-        """
+        """A submission and, unless it is told not to, its first run: one decision."""
         try:
             await self._active(command, admin.COMPANY, command.company_id)
             blueprint = await self._active(command, admin.BLUEPRINT, command.blueprint_id)
         except RejectedError as error:
-            return await self._first_answer(command, SUBMISSION, error)
-        created = SubmissionCreated(
-            **_first(command),
+            return await self._first_answer(command, RUN, error, first_run_id(command.aggregate_id))
+        events = runs.submit(
+            first_run_id(command.aggregate_id),
             company_id=command.company_id,
+            submission_id=command.aggregate_id,
             blueprint_id=command.blueprint_id,
             name=command.name,
             records=command.records,
+            plan=blueprint.steps if command.start_run else None,
         )
-        appends = [self._create(command, SUBMISSION, created, company_id=command.company_id)]
-        if command.run_id is not None:
-            started = self._run_started(
-                command.run_id, command.aggregate_id, blueprint, command.company_id, command.records
-            )
-            appends.append(self._create_run(command, started, command.company_id, command.aggregate_id))
-        answers = await asyncio.gather(*appends, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers[-1]  # type: ignore[return-value]  # the exceptions were raised
+        return await self._create_run(command, events, command.company_id, command.aggregate_id)
 
     async def create_run(self, command: cmd.CreateRun) -> Accepted:
         """A further run of a submission, by its blueprint."""
         try:
-            history = await self._log.history(command.org_id, SUBMISSION, command.submission_id)
-            if not history:
-                raise NotFoundError(f"There is no submission {command.submission_id}.")
-            submission = history[0].decision.events[0]
-            assert isinstance(submission, SubmissionCreated)
+            submission = await self._submission(command.org_id, command.submission_id)
             blueprint = await self._active(command, admin.BLUEPRINT, submission.blueprint_id)
         except RejectedError as error:
             return await self._first_answer(command, RUN, error)
-        started = self._run_started(
-            command.aggregate_id, command.submission_id, blueprint, submission.company_id, submission.records
+        started = runs.start(
+            command.aggregate_id,
+            company_id=submission.company_id,
+            submission_id=command.submission_id,
+            blueprint_id=blueprint.aggregate_id,
+            plan=blueprint.steps,
+            records=submission.records,
         )
         return await self._create_run(command, started, submission.company_id, command.submission_id)
 
@@ -190,6 +180,8 @@ class CommandHandlers:
             if (answer := _answered_in(history, command)) is not None:
                 return answer
             state = runs.fold(command.aggregate_id, _events(history))
+            if state.status == "none":  # a submission that has no first run
+                raise NotFoundError(f"There is no run {command.aggregate_id}.")
             events = runs.cancel(state, command.reason)
             if not events:
                 return Accepted(position=history[-1].position)
@@ -218,17 +210,26 @@ class CommandHandlers:
         raise UnavailableError(f"The {kind} changes too fast to be changed now; try again.")
 
     async def _create(self, command: Command, kind: str, event: Event, company_id: str | None = None) -> Accepted:
-        correlation = event.originator_id if kind == SUBMISSION else None
-        decision = _decision(command, kind, [event], f"log.{kind}", company_id, correlation)
+        decision = _decision(command, kind, [event], f"log.{kind}", company_id, None)
         return _accepted(await self._log.append(decision))
 
     async def _create_run(self, command: Command, events: list[Event], company_id: str, submission_id: str) -> Accepted:
         decision = _decision(command, RUN, events, runs.routing(events), company_id, submission_id)
         return _accepted(await self._log.append(decision))
 
-    async def _first_answer(self, command: Command, kind: str, refusal: RejectedError | None = None) -> Accepted:
+    async def _submission(self, org_id: str, submission_id: str) -> SubmissionCreated:
+        """A submission, from the history of its first run."""
+        for recorded in await self._log.history(org_id, RUN, first_run_id(submission_id)):
+            created = recorded.decision.events[0]
+            if isinstance(created, SubmissionCreated):
+                return created
+        raise NotFoundError(f"There is no submission {submission_id}.")
+
+    async def _first_answer(
+        self, command: Command, kind: str, refusal: RejectedError | None = None, aggregate_id: str | None = None
+    ) -> Accepted:
         """The answer of this command's first time, should there have been one; else the refusal holds."""
-        history = await self._log.history(command.org_id, kind, command.aggregate_id)
+        history = await self._log.history(command.org_id, kind, aggregate_id or command.aggregate_id)
         if (answer := _answered_in(history, command)) is not None:
             return answer
         raise refusal or NotFoundError("What the command refers to does not exist.")
@@ -248,19 +249,6 @@ class CommandHandlers:
                 if isinstance(event, admin.StepRegistered):
                     registry[event.originator_id] = event
         return registry
-
-    @staticmethod
-    def _run_started(
-        run_id: str, submission_id: str, blueprint: Thing, company_id: str, records: Payload
-    ) -> list[Event]:
-        return runs.start(
-            run_id,
-            company_id=company_id,
-            submission_id=submission_id,
-            blueprint_id=blueprint.aggregate_id,
-            plan=blueprint.steps,
-            records=records,
-        )
 
 
 _HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()}

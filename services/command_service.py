@@ -110,7 +110,7 @@ class CommandService:
             return Broken(f"not a {kind.NAME} command: {error}"[:2000])
         try:
             answer = await self.answer(command)
-        except Exception as error:  # settled by policy: again later, and in the end a dead letter
+        except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter
             return after_failure(deliveries, error)
         _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **answer.model_dump())
         return Done()

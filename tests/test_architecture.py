@@ -1,4 +1,4 @@
-"""The rules of the house, as tests: who may import whom, what is banned and what to use instead, how long things are."""
+"""The rules of the house, as tests: who may import whom, what is banned and what instead, how long things are."""
 
 import ast
 import re

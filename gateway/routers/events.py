@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from events.administration import TokenCreated
 from events.context import Actor
+from events.ids import first_run_id
 from events.model import Event, Recorded
 from events.payload import Payload
 from events.processing import RUN, SUBMISSION
@@ -128,7 +129,7 @@ def _scan_limit(call: Call, body: ListEvents) -> int:
 
 
 async def _of_submission(call: Call, body: ListEvents, submission_id: str) -> tuple[list[Recorded], int | None]:
-    """The submission's own decisions and those of its runs, merged; the first RUNS_MAX runs that have any to show."""
+    """The decisions of its runs, merged: the first one's history has the submission too. At most RUNS_MAX runs."""
     log = call.gateway.log
     runs = await work.run_ids_of_submission(
         call.gateway.reader, call.org_id, call.within, submission_id, body.after_position, RUNS_MAX + 1
@@ -140,9 +141,11 @@ async def _of_submission(call: Call, body: ListEvents, submission_id: str) -> tu
         async with gate:
             return await log.history(call.org_id, kind, thing_id)
 
-    own = await history(SUBMISSION, submission_id)
+    first = first_run_id(submission_id)
+    own = await history(RUN, first)
     answers.found_any(own, 0, "submission", submission_id)
-    of_runs = await asyncio.gather(*(history(RUN, row["run_id"]) for row in runs[:RUNS_MAX]))
+    others = [row["run_id"] for row in runs[:RUNS_MAX] if row["run_id"] != first]
+    of_runs = await asyncio.gather(*(history(RUN, run_id) for run_id in others))
     return _cut([*own, *(recorded for part in of_runs for recorded in part)], body, before)
 
 

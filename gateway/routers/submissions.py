@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from events import commands
 from events.errors import UnavailableError
+from events.ids import first_run_id
 from events.logging import get_logger
 from events.payload import digest_of, encode_records
-from events.processing import RUN, SUBMISSION
+from events.processing import SUBMISSION
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.commands import Deferred
@@ -136,7 +137,6 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
             "start_run": body.start_run,
         }
     )
-    run_id = envelope.new_id(RUN) if body.start_run else None
     command = commands.CreateSubmission(
         **envelope.fields(),
         aggregate_id=envelope.new_id(SUBMISSION),
@@ -144,8 +144,9 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
         blueprint_id=body.blueprint_id,
         name=body.name,
         records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
-        run_id=run_id,
+        start_run=body.start_run,
     )
+    run_id = first_run_id(command.aggregate_id) if body.start_run else None
     ids = {"submission_id": command.aggregate_id, "run_id": run_id}
     if run_id is None or not body.wait_s:
         return await answers.do(call, envelope, command, 201, **ids)

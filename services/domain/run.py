@@ -24,6 +24,7 @@ from events.processing import (
     StepSkipped,
     StepStarted,
     StepSucceeded,
+    SubmissionCreated,
 )
 
 BACKOFF_MAX_S = 3600.0
@@ -106,6 +107,8 @@ def evolve(state: RunState, event: Event) -> RunState:
             return replace(state, version=version, due=Due(event.step_index, event.attempt, started=True))
         case StepFailed():
             return replace(state, version=version, due=None)
+        case SubmissionCreated():
+            return replace(state, version=version, submission_id=event.submission_id, records=event.records)
         case RunStarted():
             return RunState(
                 state.run_id,
@@ -115,7 +118,7 @@ def evolve(state: RunState, event: Event) -> RunState:
                 event.submission_id,
                 event.blueprint_id,
                 event.plan,
-                event.records,
+                event.records or state.records,
             )
         case RunSucceeded():
             return replace(state, version=version, status="succeeded", due=None)
@@ -134,6 +137,33 @@ def fold(run_id: str, events: Iterable[Event]) -> RunState:
     return state
 
 
+def submit(
+    run_id: str,
+    *,
+    company_id: str,
+    submission_id: str,
+    blueprint_id: str,
+    name: str | None,
+    records: Payload,
+    plan: tuple[BlueprintStep, ...] | None,
+) -> list[Event]:
+    """Create a submission and, with a plan, start its first run: one decision, accepted as a whole."""
+    created = SubmissionCreated(
+        **_at(run_id, 1),
+        submission_id=submission_id,
+        company_id=company_id,
+        blueprint_id=blueprint_id,
+        name=name,
+        records=records,
+    )
+    if plan is None:
+        return [created]
+    started = start(
+        run_id, company_id=company_id, submission_id=submission_id, blueprint_id=blueprint_id, plan=plan, records=None
+    )
+    return [created, *started]
+
+
 def start(
     run_id: str,
     *,
@@ -141,9 +171,9 @@ def start(
     submission_id: str,
     blueprint_id: str,
     plan: tuple[BlueprintStep, ...],
-    records: Payload,
+    records: Payload | None,
 ) -> list[Event]:
-    """Start a run: its first step is due."""
+    """Start a run: its first step is due. `records` is None when its submission is created in the same decision."""
     at = _at(run_id, 1)
     return [
         RunStarted(
@@ -258,6 +288,8 @@ def routing(events: Sequence[Event]) -> str:
             return "end.failed"
         case RunCancelled():
             return "end.cancelled"
+        case SubmissionCreated():
+            return "log.submission"
     return "log.run"
 
 

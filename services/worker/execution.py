@@ -43,7 +43,7 @@ def execute(step: Step[Any], records: bytes, config: Mapping[str, Any]) -> Execu
         return Failure(error.code, _bounded(str(error)), error.retryable)
     except MemoryError:
         return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
-    except Exception as error:  # a step is foreign code: whatever it raises is its result
+    except Exception as error:  # noqa: BLE001 - a step is foreign code: whatever it raises is its result
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Failure("step_exception", _bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
 

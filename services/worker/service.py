@@ -20,8 +20,8 @@ from events.logging import get_logger
 from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
-from services.domain import administration
 from services.broker import raw_message
+from services.domain import administration
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
@@ -131,7 +131,7 @@ class Worker:
             return await self._runner.run(Task(_decode(message), deliveries))
         except PoisonedMessageError as error:
             return Broken(error.message)
-        except Exception as error:  # settled by policy: again later, and in the end a dead letter
+        except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter
             return after_failure(deliveries, error)
 
     async def _keep_alive(self) -> None:

@@ -176,7 +176,7 @@ def test_a_first_start_that_was_cut_short_begins_anew(home):
 
 def test_a_damaged_configuration_is_named(home):
     (_made(home) / "embedded.json").write_text('{"nats_port": 1')
-    with pytest.raises(EmbeddedServerError, match="embedded.json"):
+    with pytest.raises(EmbeddedServerError, match=r"embedded\.json"):
         embedded.prepare(home)
 
 

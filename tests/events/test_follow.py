@@ -12,7 +12,8 @@ async def take(batches, count):
     async for batch in batches:
         found += batch
         if len(found) >= count:
-            return found
+            break
+    return found
 
 
 async def test_following_gives_every_message_once_and_in_order(log, connection):

@@ -94,8 +94,8 @@ async def test_the_log_cannot_be_purged_or_deleted_from(log, connection):
     org = new_id()
     position = (await log.append(decision(org, 1))).position
     jetstream = connection.jetstream()
-    with pytest.raises(Exception, match="delete not permitted|not permitted"):
+    with pytest.raises(Exception, match="not permitted"):
         await jetstream.delete_msg(subjects.EVENTS, position)
-    with pytest.raises(Exception, match="purge not permitted|not permitted"):
+    with pytest.raises(Exception, match="not permitted"):
         await jetstream.purge_stream(subjects.EVENTS)
     assert await log.at(position) is not None

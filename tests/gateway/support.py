@@ -18,7 +18,7 @@ from events.blobs import BlobStore
 from events.commands import COMMANDS, Accepted, Answer, Command, CreateSubmission
 from events.context import SERVICE_ACTOR, Role
 from events.errors import RejectedError, rejection_to_json
-from events.ids import new_id
+from events.ids import first_run_id, new_id
 from events.log import EventLog
 from events.model import Decision, Event
 from events.payload import describe, encode_records
@@ -167,18 +167,27 @@ class Service:
         except RejectedError as error:
             answer = Answer(rejected=rejection_to_json(error))
         await message.respond(answer.model_dump_json().encode())
-        if isinstance(command, CreateSubmission) and command.run_id is not None:
+        if isinstance(command, CreateSubmission) and command.start_run:
             if self.hold is not None:
                 await self.hold.wait()
             await self.finish(command)
 
     async def submission(self, command: CreateSubmission) -> int:
         """The submission and its run's start: in the log, and projected."""
+        at: dict[str, Any] = {"originator_id": first_run_id(command.aggregate_id), "originator_version": 1}
         created = SubmissionCreated(
-            originator_id=command.aggregate_id, originator_version=1, company_id=command.company_id,
+            **at, submission_id=command.aggregate_id, company_id=command.company_id,
             blueprint_id=command.blueprint_id, name=command.name, records=command.records,
         )  # fmt: skip
-        position = await self._append(command, "submission", [created], "log.submission")
+        events: list[Any] = [created]
+        if command.start_run:
+            started = RunStarted(
+                **at, company_id=command.company_id, submission_id=command.aggregate_id,
+                blueprint_id=command.blueprint_id, plan=tuple(BlueprintStep(key=key) for key in STEP_KEYS),
+            )  # fmt: skip
+            events += [started, StepScheduled(**at, step_index=0, step_key=STEP_KEYS[0], attempt=1)]
+        routing = f"due.{STEP_KEYS[0]}" if command.start_run else "log.submission"
+        position = await self._append(command, "run", events, routing)
         records = command.records
         await insert(
             self._pool, "submissions_v1", submission_id=command.aggregate_id, org_id=command.org_id,
@@ -187,19 +196,12 @@ class Service:
             records_inline=records.inline is not None, created_by=command.actor.user_id, created_at=AT,
             position=position,
         )  # fmt: skip
-        return position if command.run_id is None else await self._start_run(command, command.run_id)
-
-    async def _start_run(self, command: CreateSubmission, run_id: str) -> int:
-        at: dict[str, Any] = {"originator_id": run_id, "originator_version": 1}
-        started = RunStarted(
-            **at, company_id=command.company_id, submission_id=command.aggregate_id, blueprint_id=command.blueprint_id,
-            plan=tuple(BlueprintStep(key=key) for key in STEP_KEYS), records=command.records,
-        )  # fmt: skip
-        due = StepScheduled(**at, step_index=0, step_key=STEP_KEYS[0], attempt=1)
-        position = await self._append(command, "run", [started, due], f"due.{STEP_KEYS[0]}")
+        if not command.start_run:
+            return position
         await insert(
-            self._pool, "runs_v1", run_id=run_id, org_id=command.org_id, company_id=command.company_id,
-            submission_id=command.aggregate_id, blueprint_id=command.blueprint_id, status="running",
+            self._pool, "runs_v1", run_id=first_run_id(command.aggregate_id), org_id=command.org_id,
+            company_id=command.company_id, submission_id=command.aggregate_id,
+            blueprint_id=command.blueprint_id, status="running",
             step_keys=list(STEP_KEYS), current_step=0, current_attempt=1, created_by=command.actor.user_id,
             started_at=AT, position=position, last_position=position,
         )  # fmt: skip
@@ -208,8 +210,8 @@ class Service:
 
     async def finish(self, command: CreateSubmission) -> int:
         """The run's two steps and its end, in one decision."""
-        assert command.run_id is not None
-        at: dict[str, Any] = {"originator_id": command.run_id, "originator_version": 2}
+        run_id = first_run_id(command.aggregate_id)
+        at: dict[str, Any] = {"originator_id": run_id, "originator_version": 2}
         blobs = BlobStore(self._nats)
         records = orjson.loads(await blobs.load(command.org_id, command.records))
         done = [{**record, "done": True} for record in records]
@@ -228,7 +230,7 @@ class Service:
             if output.inline is None:
                 await blobs.put(command.org_id, output.digest, encode_records((records, done)[index]))
             await insert(
-                self._pool, "step_results_v1", run_id=command.run_id, step_index=index, org_id=command.org_id,
+                self._pool, "step_results_v1", run_id=run_id, step_index=index, org_id=command.org_id,
                 company_id=command.company_id, submission_id=command.aggregate_id, step_key=key, step_version="1",
                 status="succeeded", attempt=1, started_at=AT, ended_at=AT, duration_us=10,
                 input_digest=command.records.digest, input_rows=command.records.rows, output_digest=output.digest,
@@ -238,9 +240,9 @@ class Service:
         await self._pool.execute(
             "UPDATE data_engine.runs_v1 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
             " ended_at = $2, last_position = $3 WHERE run_id = $1",
-            command.run_id, AT, position,
+            run_id, AT, position,
         )  # fmt: skip
-        await self.signal(position, [command.run_id] if self.signal_ends else [])
+        await self.signal(position, [run_id] if self.signal_ends else [])
         return position
 
     async def signal(

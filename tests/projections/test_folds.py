@@ -123,10 +123,10 @@ async def test_a_submission_knows_where_its_records_are(world, inline):
     history = History()
     records = payload("in", inline=inline)
     event = processing.SubmissionCreated(
-        originator_id=SUBMISSION, originator_version=1, company_id=COMPANY, blueprint_id=BLUEPRINT, name="n",
-        records=records,
+        originator_id=RUN_ID, originator_version=1, submission_id=SUBMISSION, company_id=COMPANY,
+        blueprint_id=BLUEPRINT, name="n", records=records,
     )  # fmt: skip
-    history.decide(processing.SUBMISSION, SUBMISSION, event, user_id=USER)
+    history.decide(processing.RUN, RUN_ID, event, user_id=USER)
     assert (await rows_of(world, history))["submissions_v1"] == [
         {
             "submission_id": SUBMISSION, "org_id": ORG, "company_id": COMPANY, "blueprint_id": BLUEPRINT, "name": "n",
@@ -134,6 +134,19 @@ async def test_a_submission_knows_where_its_records_are(world, inline):
             "records_inline": inline, "created_by": USER, "created_at": history.at(1), "position": 1,
         }
     ]  # fmt: skip
+
+
+async def test_a_submission_and_its_first_run_are_one_decision(world):
+    history = History()
+    events = runs.submit(
+        RUN_ID, company_id=COMPANY, submission_id=SUBMISSION, blueprint_id=BLUEPRINT, name="n", records=payload("in"),
+        plan=PLAN,
+    )  # fmt: skip
+    state = history.run(RUN_ID, events, user_id=USER)
+    assert state.input_of(0) == payload("in")
+    rows = await rows_of(world, history)
+    assert [row["submission_id"] for row in rows["submissions_v1"]] == [SUBMISSION]
+    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1)]
 
 
 def run_row(run_id: str = RUN_ID, position: int = 1, **changes: object) -> dict:

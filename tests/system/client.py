@@ -50,7 +50,7 @@ class Org:
         return run
 
     async def steps(self, made: dict[str, Any], min_position: int | None = None) -> list[dict[str, Any]]:
-        body = {"run_id": made["run_id"], "min_position": min_position}
+        body = {"run_id": made["run_id"], "min_position": min_position or made["position"]}
         return (await self.call("step_results/list", body))["items"]
 
 

@@ -22,7 +22,7 @@ async def test_a_submission_goes_through_its_run_to_its_results(org):
     assert [row["n"] for row in middle["records"]] == [1, 11]
     events = (await org.call("events/list", {"run_id": made["run_id"]}))["items"]
     topics = [event["topic"] for item in events for event in item["events"]]
-    assert topics == ["run.started", "step.scheduled", *["step.succeeded"] * 3, "run.succeeded"]
+    assert topics == ["submission.created", "run.started", "step.scheduled", *["step.succeeded"] * 3, "run.succeeded"]
 
 
 async def test_waiting_on_create_answers_with_the_ended_run(org):
