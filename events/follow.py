@@ -6,6 +6,7 @@ the last position that was given out.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ INACTIVE_AFTER_S = 30
 RETRY_S = 0.25
 BUSY_BATCH = 4.0
 GATHER_S = 0.025
+EXPECT_S = 0.006
 SMOOTHING = 0.2
 NANOSECONDS = 1_000_000_000
 
@@ -54,19 +56,20 @@ async def follow(
     after: int,
     max_batch: int = 1000,
     before_open: Callable[[int], Awaitable[None]] | None = None,
-    gather: bool = False,
+    more_follows: Callable[[str], bool] | None = None,
 ) -> AsyncIterator[list[Followed]]:
     """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
 
-    With `gather`, a reader of a busy stream gets fewer and larger lists: while they have been longer than a few
-    messages of late, each is given GATHER_S to grow. A reader of a quiet stream gets each message at once.
+    With `more_follows`, the reader gets fewer and larger lists. On a busy stream, while they have been longer than a
+    few messages of late, each is given GATHER_S to grow. On a quiet one a message is given at once, but for those
+    (by subject) of which `more_follows` says that another comes in a moment: that one is waited for, up to EXPECT_S.
 
     Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
     that a follower can look whether the stream is still the one that it followed; what it raises, but for
     UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """
     while True:
-        pull = _Pull(connection, stream, filters, after, gather=gather)
+        pull = _Pull(connection, stream, filters, after, more_follows)
         try:
             if before_open is not None:
                 await before_open(after)
@@ -85,8 +88,15 @@ async def follow(
 class _Pull:
     """One life of an ephemeral consumer and of our subscription to its answers."""
 
-    def __init__(self, connection: Client, stream: str, filters: Sequence[str], after: int, *, gather: bool) -> None:
-        self._gather = gather
+    def __init__(
+        self,
+        connection: Client,
+        stream: str,
+        filters: Sequence[str],
+        after: int,
+        more_follows: Callable[[str], bool] | None,
+    ) -> None:
+        self._more_follows = more_follows
         self._usual_batch = 0.0
         self._nc = connection
         self._stream = stream
@@ -140,13 +150,25 @@ class _Pull:
                 await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S * 2.5)
             except TimeoutError:
                 raise _LostError("no heartbeat") from None
-        if self._gather and self._usual_batch > BUSY_BATCH and len(self._received) < max_batch:
-            await asyncio.sleep(GATHER_S)  # the window in which a batch of a busy stream grows
+        if self._more_follows is not None:
+            await self._gather(self._more_follows, max_batch)
         self._usual_batch += SMOOTHING * (len(self._received) - self._usual_batch)
         batch = [self._received.popleft() for _ in range(min(max_batch, len(self._received)))]
         if self._credit < CREDIT_MESSAGES // 2 and self._lost is None:
             await self._pull()
         return batch
+
+    async def _gather(self, more_follows: Callable[[str], bool], max_batch: int) -> None:
+        """Give the batch a moment to grow, when it is likely to."""
+        if self._usual_batch > BUSY_BATCH:
+            if len(self._received) < max_batch:
+                await asyncio.sleep(GATHER_S)  # the window in which a batch of a busy stream grows
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPECT_S):
+                while more_follows(self._received[-1].subject):
+                    self._arrived.clear()
+                    await self._arrived.wait()
 
     async def _pull(self) -> None:
         asked = CREDIT_MESSAGES - self._credit

@@ -123,7 +123,7 @@ class Projector:
             self._received,
             self._batch_max,
             before_open=self._note_consumer,
-            gather=True,
+            more_follows=_begins_a_step,
         )
         closable = cast(AsyncGenerator[list[Followed], None], messages)
         async with aclosing(_until(stop, closable, self._idle_check_s)) as batches:
@@ -224,3 +224,8 @@ async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
         await asyncio.wait_for(stop.wait(), pause_s)
     except TimeoutError:
         return
+
+
+def _begins_a_step(subject: str) -> bool:
+    """Whether a decision made a step due: a quick one's outcome follows in a moment, and both fit one transaction."""
+    return ".due." in subject
