@@ -25,7 +25,10 @@ BLUEPRINT: list[dict[str, Any]] = [
         "key": "normalize_country",
         "config": {"field": "country_raw", "output_field": "country_code", "output": "alpha-2"},
     },
-    {"key": "deduplicate", "config": {"keys": [["domain"]], "keep": "most_complete", "count_field": "listings"}},
+    {
+        "key": "deduplicate",
+        "config": {"keys": [["domain"], ["ticker"]], "keep": "most_complete", "count_field": "listings"},
+    },
 ]
 
 

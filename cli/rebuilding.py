@@ -44,7 +44,7 @@ async def rebuild_and_show(settings: Settings, name: str | None, *, accept_log: 
 
 
 def _show(results: Sequence[RebuildResult], *, identical: bool) -> None:
-    columns = ("projection", "rows", "events", "compared with what was there", "only there", "only in the rebuilt")
+    columns = ("projection", "rows", "events", "compared", "only there", "only rebuilt")
     rows = (
         (
             result.name,

@@ -28,10 +28,10 @@ def steps_table(step_results: Sequence[Mapping[str, Any]]) -> Table:
     """A run's steps: status, attempt, rows in and out, rejects, time."""
     table = Table(title="Step results", title_justify="left")
     for name, justify in (
-        ("#", "right"), ("step", "left"), ("status", "left"), ("attempt", "right"), ("rows in", "right"),
+        ("#", "right"), ("step", "left"), ("status", "left"), ("try", "right"), ("rows in", "right"),
         ("rows out", "right"), ("rejects", "right"), ("ms", "right"),
     ):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for result in step_results:
         status = result["status"]
         table.add_row(

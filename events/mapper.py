@@ -139,5 +139,5 @@ def decode_decision(subject: str, body: bytes) -> Decision:
                 for item in envelope["events"]
             ),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PoisonedMessageError(f"The message at {subject} is not a decision: {error!r}") from error

@@ -9,6 +9,7 @@ from nats.aio.client import Client
 
 from events import administration as admin
 from events import subjects
+from events.errors import UnavailableError
 from events.follow import follow
 from events.log import EventLog
 from events.model import Event, Recorded
@@ -19,6 +20,7 @@ from services.domain.run import RunState
 
 CACHE_MAX_THINGS = 10_000
 CACHE_TTL_S = 10.0
+RETRY_S = 0.5
 ADMINISTRATIVE = (admin.ORG, admin.COMPANY, admin.USER, admin.TOKEN, admin.BLUEPRINT, admin.STEP)
 
 
@@ -65,13 +67,21 @@ class Repository:
     async def keep_fresh(self, connection: Client) -> None:
         """Drop from memory whatever a decision changes; runs until it is cancelled."""
         filters = [f"events.*.{kind}.>" for kind in ADMINISTRATIVE]
-        start = (await self.log.state()).last_position
+        start = await self._present_end()
         async for batch in follow(connection, subjects.EVENTS, filters, after=start):
             self._generation += 1
             for message in batch:
                 address = subjects.Address.parse(message.subject)
                 self._kept.pop((address.org_id, address.kind, address.aggregate_id), None)
             await asyncio.sleep(0)
+
+    async def _present_end(self) -> int:
+        """The log's last position, as soon as it answers."""
+        while True:
+            try:
+                return (await self.log.state()).last_position
+            except UnavailableError:
+                await asyncio.sleep(RETRY_S)  # the pause between two questions
 
 
 def _events(history: list[Recorded]) -> list[Event]:

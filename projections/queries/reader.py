@@ -15,6 +15,8 @@ QUERY_TIMEOUT_S = 15.0
 T = TypeVar("T")
 
 _NOT_THERE = (
+    asyncpg.InternalClientError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,

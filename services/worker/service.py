@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import nats.errors
 from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
@@ -123,7 +124,14 @@ class Worker:
         finally:  # a cancelled task is handed back
             self._slots.release()
             self._in_hand.pop(message.reply, None)
+            await self._settle(message, outcome)
+
+    async def _settle(self, message: Msg, outcome: Outcome) -> None:
+        """A word that does not reach the server costs a redelivery, and no more."""
+        try:
             await settle(self._connection, message, outcome)
+        except (nats.errors.Error, OSError) as error:
+            _logger.warning("not_settled", subject=message.subject, error=repr(error))
 
     async def _outcome(self, message: Msg) -> Outcome:
         deliveries = deliveries_of(message)
@@ -141,7 +149,10 @@ class Worker:
             await asyncio.sleep(period_s)
             old = asyncio.get_running_loop().time() - period_s
             for message in [held for held, since in self._in_hand.values() if since < old]:
-                await message.in_progress()
+                try:
+                    await message.in_progress()
+                except (nats.errors.Error, OSError) as error:
+                    _logger.warning("no_sign_of_life", subject=message.subject, error=repr(error))
 
 
 async def register(log: EventLog, step: Step[Any]) -> None:
