@@ -55,10 +55,8 @@ class RunMachine(RuleBasedStateMachine):
     def submit(self, steps: int, attempts: int):
         run_id = f"run{len(self.log)}"
         plan = tuple(BlueprintStep(key=f"s{n}", retry=RetryPolicy(attempts=attempts)) for n in range(steps))
-        self.append(
-            run_id,
-            runs.start(run_id, company_id="c", submission_id="s", blueprint_id="b", plan=plan, records=PAYLOAD),
-        )
+        ids = {"company_id": "c", "submission_id": "s", "blueprint_id": "b"}
+        self.append(run_id, runs.submit(run_id, **ids, name=None, records=PAYLOAD, plan=plan))
         return (run_id, 1)
 
     @rule(target=workers, task=tasks)
@@ -150,7 +148,7 @@ def check_history(run_id: str, events: list) -> None:
         assert endings[0] == len(events) - 1, f"{run_id}: something follows the end"
         failed = [event.step_index for event in events if isinstance(event, StepFailed) and event.final]
         skipped = [event.step_index for event in events if isinstance(event, StepSkipped)]
-        assert sorted(results + failed + skipped) == list(range(len(events[0].plan)))
+        assert sorted(results + failed + skipped) == list(range(len(runs.fold(run_id, events).plan)))
     else:
         assert runs.fold(run_id, events).due is not None, f"{run_id} runs and waits for nothing"
 

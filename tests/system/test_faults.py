@@ -4,6 +4,7 @@ import asyncio
 import signal
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import httpx
 import pytest
@@ -83,11 +84,11 @@ async def test_every_process_is_killed_while_runs_are_under_way(own_system):
             if len(done) % (RUNS // (len(VICTIMS) + 1)) == 0 and (victim := next(victims, None)) is not None:
                 own_system.supervisor.kill(victim, signal.SIGKILL)
 
-    await asyncio.gather(*(client() for _ in range(INFLIGHT)))
+    async with aclosing(org.http):
+        await asyncio.gather(*(client() for _ in range(INFLIGHT)))
     assert next(victims, None) is None, "every process was killed"
     assert {name: own_system.supervisor.processes[name].restarts for name in VICTIMS} == dict.fromkeys(VICTIMS, 1)
     await check_log_and_read_models(own_system, org, done)
-    await org.http.aclose()
 
 
 async def check_log_and_read_models(system: System, org: Org, run_ids: list[str]) -> None:
