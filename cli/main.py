@@ -254,13 +254,16 @@ async def _up(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     system = System(settings, _announce)
     endpoints = await system.start()
-    own = await _own_credentials(settings, endpoints.nats_url)
-    console.print(f"[green]Up.[/] API: {endpoints.gateway_url}/docs   data and logs: {settings.home}", soft_wrap=True)
-    console.print(f"Token of your org (kept in {settings.home}/credentials.json): {own.token}", soft_wrap=True)
-    console.print("Ctrl-C stops it.")
-    await stop.wait()
-    console.print("Stopping …")
-    await system.stop()
+    try:
+        own = await _own_credentials(settings, endpoints.nats_url)
+        console.print(f"[green]Up.[/] API: {endpoints.gateway_url}/docs", soft_wrap=True)
+        console.print(f"Data and logs: {settings.home}", soft_wrap=True)
+        console.print(f"Token of your org (kept in {settings.home}/credentials.json): {own.token}", soft_wrap=True)
+        console.print("Ctrl-C stops it.")
+        await stop.wait()
+        console.print("Stopping …")
+    finally:
+        await system.stop()
 
 
 def _announce(name: str, what: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 import uvloop
 
@@ -19,8 +19,9 @@ from services.worker.service import Worker
 GATEWAY, COMMAND_SERVICE, WORKER, PROJECTOR = "gateway", "command-service", "worker", "projector"
 
 GC_ALLOCATIONS = 20_000
+STOP_WITHIN_S = 25.0
 
-Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
+Serve = Callable[[Settings, asyncio.Event], Coroutine[None, None, None]]
 
 
 def run_process(name: str, settings: Settings, serve: Serve) -> int:
@@ -50,7 +51,13 @@ async def _until_stopped(settings: Settings, serve: Serve) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    serving, stopping = asyncio.create_task(serve(settings, stop)), asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    done, _ = await asyncio.wait({serving}, timeout=STOP_WITHIN_S)
+    if not done:  # it was still starting, or something holds it
+        serving.cancel()
+    await serving
 
 
 async def serve_commands(settings: Settings, stop: asyncio.Event) -> None:

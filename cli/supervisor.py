@@ -86,7 +86,7 @@ class Supervisor:
             await _until_ready(running)
         except BaseException:
             await _end(running)
-            del self.processes[spec.name]
+            self.processes.pop(spec.name, None)
             raise
         self._keepers[spec.name] = asyncio.create_task(self._keep(running))
         self._on_event(spec.name, "ready")
@@ -100,8 +100,10 @@ class Supervisor:
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
-            await _end(self.processes[name])
-            self._on_event(name, "stopped")
+            running = self.processes.get(name)
+            if running is not None:  # else it ended while it started
+                await _end(running)
+                self._on_event(name, "stopped")
         self._state_path.unlink(missing_ok=True)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:

@@ -61,8 +61,12 @@ class System:
                 "database_url": self.endpoints.database_url,
             }
             # at once: each takes a second or two to import, and none needs another to be there first
-            starts = (self.supervisor.start(self._process(name, self.endpoints)) for name in processes)
-            await asyncio.gather(*starts)
+            async with asyncio.TaskGroup() as starting:
+                for name in processes:
+                    starting.create_task(self.supervisor.start(self._process(name, self.endpoints)))
+        except BaseExceptionGroup as group:
+            await self.stop()
+            raise group.exceptions[0] from None
         except BaseException:
             await self.stop()
             raise
@@ -95,7 +99,7 @@ class System:
                 (await http.get(f"{endpoints.gateway_url}/health")).raise_for_status()
 
         async def answers() -> None:
-            connection = await connect([endpoints.nats_url], "dex")
+            connection = await connect(endpoints.nats_url.split(","), "dex")
             try:
                 if not await ask_health(connection, _HEALTH_WITHIN_S, process=name, enough=1):
                     raise ConfigurationError(f"{name} does not answer yet.")

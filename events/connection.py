@@ -1,5 +1,6 @@
 """Connecting to NATS the same way in every process."""
 
+import asyncio
 from collections.abc import Sequence
 
 import nats
@@ -9,6 +10,7 @@ from events.errors import UnavailableError
 from events.logging import get_logger
 
 CONNECT_TIMEOUT_S = 5
+FIRST_CONNECT_S = 10
 RECONNECT_WAIT_S = 0.25
 
 _logger = get_logger("nats")
@@ -21,15 +23,16 @@ async def connect(servers: Sequence[str], name: str) -> Client:
         _logger.warning("nats_connection", error=repr(error))
 
     try:
-        return await nats.connect(
-            servers=list(servers),
-            name=name,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=RECONNECT_WAIT_S,
-            error_cb=log_error,
-        )
-    except (OSError, nats.errors.Error) as error:
+        async with asyncio.timeout(FIRST_CONNECT_S):  # nats-py itself would try for ever
+            return await nats.connect(
+                servers=list(servers),
+                name=name,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,
+                error_cb=log_error,
+            )
+    except (OSError, TimeoutError, nats.errors.Error) as error:
         hosts = ", ".join(server.rpartition("@")[2] for server in servers)
         raise UnavailableError(f"NATS does not answer at {hosts}: {error!r}") from error

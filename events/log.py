@@ -14,7 +14,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import strictjson, subjects
-from events.errors import IdempotencyError, PoisonedMessageError, UnavailableError, VersionConflictError
+from events.errors import (
+    IdempotencyError,
+    InvalidInputError,
+    PoisonedMessageError,
+    UnavailableError,
+    VersionConflictError,
+)
 from events.ids import new_id
 from events.mapper import decode_decision, encode_decision
 from events.model import Decision, Recorded
@@ -69,7 +75,11 @@ class EventLog:
         for attempt in range(APPEND_ATTEMPTS):
             try:
                 answer = await self._nc.request(subject, body, timeout=REQUEST_TIMEOUT_S, headers=headers)
-            except (nats.errors.TimeoutError, nats.errors.NoRespondersError) as error:
+            except nats.errors.MaxPayloadError as error:
+                raise InvalidInputError(
+                    f"A decision of {len(body):,} bytes is more than the log takes.", code="too_large"
+                ) from error
+            except nats.errors.Error as error:
                 if attempt == APPEND_ATTEMPTS - 1:
                     raise UnavailableError("The event log does not answer.") from error
                 await asyncio.sleep(0.05 * 2**attempt)  # backoff, not synchronisation
@@ -84,13 +94,22 @@ class EventLog:
         raise AssertionError("unreachable")
 
     async def _recorded_before(self, decision: Decision, version_filter: str) -> Appended:
-        holder = await self.last(version_filter)
+        holder = await self._holder(version_filter)
         if holder is not None and holder.decision.decision_id == decision.decision_id:
             check_same_body(holder.decision, decision.digest)
             return Appended(holder.position, repeated=True)
         raise VersionConflictError(
             f"Version {decision.version} of {decision.kind} {decision.aggregate_id} is held by another decision."
         )
+
+    async def _holder(self, version_filter: str) -> Recorded | None:
+        """Who holds a version that is known to be held; a replica that is behind is asked again."""
+        for attempt in range(APPEND_ATTEMPTS):
+            holder = await self.last(version_filter)
+            if holder is not None:
+                return holder
+            await asyncio.sleep(0.02 * 2**attempt)  # backoff, not synchronisation
+        return None
 
     async def last(self, subject_filter: str) -> Recorded | None:
         """The last decision on a subject or filter, or None."""

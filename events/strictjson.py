@@ -9,7 +9,7 @@ import orjson
 
 from events.errors import InvalidInputError
 
-_MAY_OVERFLOW = re.compile(rb"[eE]\+?0*[1-9][0-9]{2}|[0-9]{300}")
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?0*[1-9][0-9]|[0-9]{290}")
 
 
 def parse(body: bytes) -> Any:

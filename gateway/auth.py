@@ -115,10 +115,10 @@ def _the_one(rows: list[Row], org_id: str | None) -> Row:
     if not rows:
         raise AuthenticationError("No active user is known by these credentials.")
     chosen = [row for row in rows if org_id in (None, row["org_id"])]
-    if len(chosen) == 1:
-        return chosen[0]
     if not chosen:
         raise AuthenticationError(f"{ORG_HEADER} does not name an org of this caller.")
+    if len({row["org_id"] for row in chosen}) == 1:
+        return chosen[0]  # the oldest: a later user with the same identity takes nobody's place
     raise AuthenticationError(f"This identity has several users; choose the org with the header {ORG_HEADER}.")
 
 

@@ -101,7 +101,7 @@ class CommandSender:
 
     async def _defer(self, command: Command, body: bytes) -> None:
         subject = subjects.deferred(command.org_id, command.NAME)
-        headers = {"Nats-Msg-Id": command.command_id}
+        headers = {"Nats-Msg-Id": f"{command.command_id}.{command.digest}"}
         try:
             reply = await self._nc.request(subject, body, timeout=DEFER_TIMEOUT_S, headers=headers)
         except nats.errors.Error as error:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 import jwt
@@ -120,7 +121,7 @@ class PublishedKeys:
         try:
             self._keys = await asyncio.to_thread(_fetch, self._url)
             self._fetched_at = time.monotonic()
-        except (OSError, ValueError, jwt.PyJWTError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, HTTPException, jwt.PyJWTError) as error:
             # The keys we have stay in use: an identity provider that is down must not end every session.
             _logger.warning("jwks_not_fetched", url=self._url, error=repr(error))
 

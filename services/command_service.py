@@ -24,6 +24,7 @@ from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
 
 QUEUE = "commands"
+ASKED_AT_ONCE = 64
 DEFERRED_BATCH = 16
 DEFERRED_ACK_WAIT_S = 30
 
@@ -40,7 +41,11 @@ class CommandService:
         self._connection: Client | None = None
         for kind in COMMANDS.values():
             subscriber = broker.subscriber(
-                subjects.ask(kind.NAME), queue=QUEUE, description=kind.__doc__, decoder=raw_message
+                subjects.ask(kind.NAME),
+                queue=QUEUE,
+                description=kind.__doc__,
+                decoder=raw_message,
+                max_workers=ASKED_AT_ONCE,
             )
             subscriber(self._ask(kind))
         self._deferred_subscriber()

@@ -14,6 +14,7 @@ from services.worker.child import FRAME_HEAD
 from services.worker.execution import Executed, Failure, unpack
 
 START_TIMEOUT_S = 30.0
+ENDING_TIMEOUT_S = 2.0
 PIPE_LIMIT_BYTES = 1024 * 1024
 
 _logger = get_logger("isolation")
@@ -32,17 +33,23 @@ class StepProcesses:
     ) -> Executed | Failure:
         """Run one step over one batch, bounded in time. Cancelling this kills the process that is at it."""
         async with self._slots:
-            process = await self._take()
+            process: asyncio.subprocess.Process | None = None
             try:
+                process = await self._take()
                 async with asyncio.timeout(timeout_s):
                     frames = await _ask(process, [orjson.dumps({"step": step_key, "config": config}), records])
             except TimeoutError:
+                if process is None:
+                    return Failure("step_crashed", "The step's process did not start in time.", retryable=True)
                 await _kill(process)
                 return Failure("step_timeout", f"The step took longer than {timeout_s:g} s and was stopped.", True)
             except (asyncio.IncompleteReadError, ConnectionError):
-                return Failure("step_crashed", _death(await process.wait()), retryable=True)
+                if process is None:
+                    return Failure("step_crashed", "The step's process ended before it could start.", retryable=True)
+                return Failure("step_crashed", await _ended(process), retryable=True)
             except BaseException:
-                await _kill(process)
+                if process is not None:
+                    await _kill(process)
                 raise
             self._idle.append(process)
             return unpack(frames)
@@ -93,6 +100,15 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> str:
+    """How a process ended that closed its pipe; one that lives on is killed."""
+    try:
+        return _death(await asyncio.wait_for(process.wait(), ENDING_TIMEOUT_S))
+    except TimeoutError:
+        await _kill(process)
+        return "The step closed its process's pipe."
 
 
 def _death(return_code: int) -> str:

@@ -9,13 +9,14 @@ from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy as AckPolicy_
 from nats.js.api import ConsumerConfig
 
 from events import subjects
 from events.administration import STEP, StepRegistered
 from events.blobs import BlobStore
 from events.context import PLATFORM_ORG, SERVICE_ACTOR
-from events.errors import PoisonedMessageError, VersionConflictError
+from events.errors import DataEngineError, PoisonedMessageError, VersionConflictError
 from events.log import EventLog, decision_id
 from events.logging import get_logger
 from events.mapper import decode_decision
@@ -33,8 +34,9 @@ from services.worker.watchdog import Watchdog
 
 FETCH_BATCH = 32
 FETCH_TIMEOUT_S = 5
-ACK_PENDING_MAX = 4096
-HAND_BACK_S = 0.2
+ACK_PENDING_MAX = 1_000_000
+"""Tasks that wait out a backoff are pending too; one tenant's must not hold up another's."""
+CONSUMER_CHECK_S = 15.0
 DRAIN_S = 8.0
 TASK_SUBJECT_TOKENS = 5
 
@@ -48,7 +50,7 @@ class Worker:
         self.broker = broker
         self._settings = settings
         self._steps = load_steps(settings.step_modules)
-        self._slots = asyncio.Semaphore(settings.worker_concurrency)
+        self._slots = {key: asyncio.Semaphore(settings.worker_concurrency) for key in self._steps}
         self._in_hand: dict[str, tuple[Msg, float]] = {}  # by reply subject
         self._working: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -73,6 +75,7 @@ class Worker:
         )
         for step in self._steps.values():
             await register(log, step)
+        await self._ensure_consumers()
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
         _logger.info("worker_started", steps=sorted(self._steps))
@@ -99,7 +102,7 @@ class Worker:
             durable=f"step-{step.key}",
             stream=JStream(subjects.TASKS, declare=False),
             pull_sub=PullSub(batch_size=FETCH_BATCH, timeout=FETCH_TIMEOUT_S),
-            config=ConsumerConfig(ack_wait=self._settings.task_ack_wait_s, max_ack_pending=ACK_PENDING_MAX),
+            config=self._consumer(step.key),
             ack_policy=AckPolicy.MANUAL,
             decoder=raw_message,
             title=f"tasks:{step.key}",
@@ -108,21 +111,22 @@ class Worker:
 
         async def admit(message: Any) -> None:
             self._in_hand[message.reply] = (message, asyncio.get_running_loop().time())
-            await self._slots.acquire()
-            working = asyncio.create_task(self._work(message))
+            slots = self._slots[step.key]
+            await slots.acquire()
+            working = asyncio.create_task(self._work(message, slots))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
 
         admit.__name__ = f"task_{step.key}"
         subscriber(admit)
 
-    async def _work(self, message: Msg) -> None:
-        outcome: Outcome = RetryAfter(HAND_BACK_S)
+    async def _work(self, message: Msg, slots: asyncio.Semaphore) -> None:
+        outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves
         try:
             if not self._stopping:
                 outcome = await self._outcome(message)
         finally:  # a cancelled task is handed back
-            self._slots.release()
+            slots.release()
             self._in_hand.pop(message.reply, None)
             await self._settle(message, outcome)
 
@@ -136,17 +140,53 @@ class Worker:
     async def _outcome(self, message: Msg) -> Outcome:
         deliveries = deliveries_of(message)
         try:
-            return await self._runner.run(Task(_decode(message), deliveries))
+            task = Task(_decode(message), deliveries)
         except PoisonedMessageError as error:
             return Broken(error.message)
+        try:
+            return await self._runner.run(task)
         except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter
-            return after_failure(deliveries, error)
+            outcome = after_failure(deliveries, error)
+            return await self._give_up(task, outcome) if isinstance(outcome, Broken) else outcome
+
+    async def _give_up(self, task: Task, broken: Broken) -> Outcome:
+        """A task that goes to the dead letters ends its run, so that nobody waits for it in vain."""
+        try:
+            await self._runner.give_up(task, broken.reason)
+        except DataEngineError as error:
+            return after_failure(1, error)
+        return broken
+
+    async def _check_consumers(self) -> None:
+        """Make a consumer again that somebody removed (TASKS may be dropped and sourced anew)."""
+        try:
+            await self._ensure_consumers()
+        except (nats.errors.Error, OSError) as error:
+            _logger.warning("consumers_not_checked", error=repr(error))
+
+    def _consumer(self, step_key: str) -> ConsumerConfig:
+        return ConsumerConfig(
+            durable_name=f"step-{step_key}",
+            filter_subject=subjects.task_filter(step_key),
+            ack_policy=AckPolicy_.EXPLICIT,
+            ack_wait=self._settings.task_ack_wait_s,
+            max_ack_pending=ACK_PENDING_MAX,
+        )
+
+    async def _ensure_consumers(self) -> None:
+        """Make each step's consumer, or bring it to the present settings: a library would leave an old one as it is."""
+        for key in self._steps:
+            await self._connection.jetstream().add_consumer(subjects.TASKS, self._consumer(key))
 
     async def _keep_alive(self) -> None:
         """Tell the server, for every task held longer than a third of its time, that it is not forgotten."""
         period_s = self._settings.task_ack_wait_s / 3
+        checked_s = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(period_s)
+            if asyncio.get_running_loop().time() - checked_s > CONSUMER_CHECK_S:
+                checked_s = asyncio.get_running_loop().time()
+                await self._check_consumers()
             old = asyncio.get_running_loop().time() - period_s
             for message in [held for held, since in self._in_hand.values() if since < old]:
                 try:

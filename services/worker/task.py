@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
-from events.errors import VersionConflictError
+from events.errors import UnavailableError, VersionConflictError
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload
@@ -30,7 +30,9 @@ INLINE_MAX_BYTES = 64 * 1024
 UNRECORDED_MAX_BYTES = 256 * 1024
 MARK_STARTED_AFTER_S = 0.3
 EARLY_TOLERANCE_S = 0.02
-DELIVERIES_MAX = 20
+DELIVERIES_MAX = 100
+"""Hand-backs and outages cost deliveries too, so only a task that nothing else explains is given up."""
+SHORTCUT_MAX_AGE_S = 60.0
 CONFLICT_ATTEMPTS = 10
 
 
@@ -78,7 +80,9 @@ class TaskRunner:
 
     async def run(self, task: Task) -> Outcome:
         """Bring the run forward as far as this task allows. Connection trouble is raised, all else is recorded."""
-        state = await self._load(task.decision)
+        state = await self._load(task)
+        if state.version < task.decision.version:
+            raise UnavailableError("The replica that answered is behind the task; its answer counts for nothing.")
         scheduled, due = runs.fold(state.run_id, task.decision.events).due, state.due
         if due is None or scheduled is None or not runs.awaits(state, scheduled.step_index, scheduled.attempt):
             return Settled()
@@ -94,12 +98,25 @@ class TaskRunner:
         await self._execute_from(task, state)
         return Settled()
 
-    async def _load(self, decision: Decision) -> RunState:
-        """The run's state. A first decision is the whole history, unless a later one turns up as a conflict."""
-        if decision.version == 1:
-            return runs.fold(decision.aggregate_id, decision.events)
-        history = await self._log.history(decision.org_id, RUN, decision.aggregate_id)
-        return runs.fold(decision.aggregate_id, (event for known in history for event in known.decision.events))
+    async def give_up(self, task: Task, reason: str) -> None:
+        """End a run whose task cannot be dealt with, with that reason."""
+        state = await self._reload(task)
+        if state.due is not None:
+            fault = Fault(state.due.step_index, state.due.attempt, "worker_error", reason, retryable=False)
+            await self._record(task, state, [fault])
+
+    async def _load(self, task: Task) -> RunState:
+        """The run's state. A fresh first decision is the whole history, unless a later one turns up as a conflict.
+
+        A task that was delivered before, is old, or has an effect outside, is not begun on a guess.
+        """
+        decision = task.decision
+        if decision.version > 1 or task.deliveries > 1:
+            return await self._reload(task)
+        state = runs.fold(decision.aggregate_id, decision.events)
+        age_s = (datetime.now(UTC) - decision.at).total_seconds()
+        has_effects = state.due is not None and self._registry[state.plan[state.due.step_index].key].has_effects
+        return await self._reload(task) if has_effects or age_s > SHORTCUT_MAX_AGE_S else state
 
     async def _execute_from(self, task: Task, state: RunState) -> None:
         """Execute the due step, and the next ones while little is unrecorded; then record them all at once."""

@@ -15,6 +15,7 @@ REFUSED = {
     "Infinity": b"[-Infinity]",
     "a float that overflows": b"[1e400]",
     "a long float that overflows": b"[1" + b"0" * 400 + b".5]",
+    "a long mantissa with a short exponent": b"[1" + b"0" * 250 + b"e99]",
     "a negative overflow": b'{"a":[{"b":-1E+999}]}',
     "a duplicate key": b'{"a":1,"a":2}',
     "an escaped duplicate key": b'{"a":1,"\\u0061":2}',
