@@ -13,10 +13,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -29,7 +30,7 @@ from cli.supervisor import Supervisor
 from events.administration import ORG, OrgRenamed
 from events.connection import connect
 from events.context import PLATFORM_ACTOR
-from events.follow import follow
+from events.follow import Followed, follow
 from events.log import EventLog
 from events.mapper import MAPPER, decode_decision
 from events.model import Decision
@@ -75,10 +76,12 @@ async def ours(url: str, count: int) -> dict[str, float]:
     await asyncio.gather(*(appender() for _ in range(INFLIGHT)))
     together = count / (time.perf_counter() - began)
     began, replayed, last = time.perf_counter(), 0, (await log.state()).last_position
-    async for batch in follow(connection, EVENTS, ["events.>"], after=0):
-        replayed += sum(len(decode_decision(message.subject, message.body).events) for message in batch)
-        if batch[-1].position >= last:
-            break
+    following = cast(AsyncGenerator[list[Followed], None], follow(connection, EVENTS, ["events.>"], after=0))
+    async with aclosing(following) as batches:
+        async for batch in batches:
+            replayed += sum(len(decode_decision(message.subject, message.body).events) for message in batch)
+            if batch[-1].position >= last:
+                break
     replay = replayed / (time.perf_counter() - began)
     await connection.close()
     return {"append_alone_per_s": alone, "append_64_in_flight_per_s": together, "replay_per_s": replay}
