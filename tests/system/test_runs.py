@@ -227,3 +227,15 @@ async def test_without_its_service_a_command_is_deferred_and_done_later(org, sys
     assert answer["run_id"] == deferred.json()["run_id"]
     assert (await org.ended(answer))["status"] == "succeeded"
     assert len((await org.call("runs/list"))["items"]) == 1
+
+
+async def test_a_worker_that_is_told_to_stop_hands_its_work_back(org, system):
+    slow = {"key": "test_slow", "config": {"seconds": 1.0}}
+    blueprint = await org.blueprint(slow, "test_count")
+    made = await org.submit(blueprint)
+    while (await org.steps(made))[0]["status"] == "scheduled":
+        await org.call("runs/get", {"run_id": made["run_id"], "wait_s": 0.1})
+    system.supervisor.processes["worker"].process.send_signal(15)
+    later = await org.submit(blueprint)
+    assert (await org.ended(made))["status"] == "succeeded"
+    assert (await org.ended(later))["status"] == "succeeded"
