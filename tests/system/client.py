@@ -17,6 +17,7 @@ class Org:
     org_id: str
     token: str
     company_id: str = ""
+    position: int = 0
     http: httpx.AsyncClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,5 +58,6 @@ class Org:
 async def new_org(base_url: str, nats_url: str) -> Org:
     made = await create_org([nats_url], f"org {uuid.uuid4()}", "admin@example.com")
     org = Org(base_url, made.org_id, made.token)
-    org.company_id = (await org.call("companies/create", {"name": "Acme"}))["company_id"]
+    company = await org.call("companies/create", {"name": "Acme"})
+    org.company_id, org.position = company["company_id"], company["position"]
     return org
