@@ -18,9 +18,9 @@ from projections.catalogue import KINDS
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.database import Database
 
-# A commit need not wait for the disk: rows and checkpoint are lost together, and made again from the log. A plan for
-# the arrays at hand, never a cached one: one that was made while a table was small would scan it when it is large.
-SETTINGS = "SET LOCAL synchronous_commit = off; SET LOCAL plan_cache_mode = force_custom_plan"
+# Commits wait for their flush, though the data is derived: who was told a position must find it there, also after
+# Postgres crashed in that moment. The plan depends on the batch's size, so it is made for each.
+SETTINGS = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 BURY = """
 INSERT INTO {schema}.projection_dead_letters (name, position, subject, reason)
