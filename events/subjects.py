@@ -12,8 +12,6 @@ TASKS = "TASKS"
 BLOBS = "BLOBS"
 DEAD_LETTERS = "DEAD_LETTERS"
 
-DECISION_TOKENS = 7
-
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
 

@@ -22,7 +22,7 @@ from services.blueprint_check import problems_of
 from services.domain import administration as things
 from services.domain import run as runs
 from services.domain.administration import Thing
-from services.repository import Repository
+from services.repository import Repository, events_of
 
 CONFLICT_ATTEMPTS = 10
 
@@ -179,7 +179,7 @@ class CommandHandlers:
                 raise NotFoundError(f"There is no run {command.aggregate_id}.")
             if (answer := _answered_in(history, command)) is not None:
                 return answer
-            state = runs.fold(command.aggregate_id, _events(history))
+            state = runs.fold(command.aggregate_id, events_of(history))
             if state.status == "none":  # a submission that has no first run
                 raise NotFoundError(f"There is no run {command.aggregate_id}.")
             events = runs.cancel(state, command.reason)
@@ -198,7 +198,7 @@ class CommandHandlers:
             history = await self._log.history(command.org_id, kind, command.aggregate_id)
             if (answer := _answered_in(history, command)) is not None:
                 return answer
-            thing = things.fold(command.aggregate_id, _events(history))
+            thing = things.fold(command.aggregate_id, events_of(history))
             events = decide(thing)
             if not events:
                 return Accepted(position=history[-1].position)
@@ -295,7 +295,3 @@ def _answered_in(history: Sequence[Recorded], command: Command) -> Accepted | No
 
 def _accepted(appended: Appended) -> Accepted:
     return Accepted(position=appended.position, repeated=appended.repeated)
-
-
-def _events(history: Sequence[Recorded]) -> list[Event]:
-    return [event for recorded in history for event in recorded.decision.events]

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from faststream import AckPolicy, FastStream
+from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
@@ -119,8 +119,3 @@ class CommandService:
             return after_failure(deliveries, error)
         _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **answer.model_dump())
         return Done()
-
-
-def build_app(service: CommandService) -> FastStream:
-    """The FastStream application, for its AsyncAPI document."""
-    return FastStream(service.broker, logger=None)

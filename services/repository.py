@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nats.aio.client import Client
@@ -58,11 +59,11 @@ class Repository:
 
     async def fresh_thing(self, org_id: str, kind: str, aggregate_id: str) -> Thing:
         """An administrative aggregate as the log has it now."""
-        return administration.fold(aggregate_id, _events(await self.log.history(org_id, kind, aggregate_id)))
+        return administration.fold(aggregate_id, events_of(await self.log.history(org_id, kind, aggregate_id)))
 
     async def run(self, org_id: str, run_id: str) -> RunState:
         """A run as the log has it now."""
-        return run.fold(run_id, _events(await self.log.history(org_id, RUN, run_id)))
+        return run.fold(run_id, events_of(await self.log.history(org_id, RUN, run_id)))
 
     async def keep_fresh(self, connection: Client) -> None:
         """Drop from memory whatever a decision changes; runs until it is cancelled."""
@@ -84,5 +85,6 @@ class Repository:
                 await asyncio.sleep(RETRY_S)  # the pause between two questions
 
 
-def _events(history: list[Recorded]) -> list[Event]:
+def events_of(history: Sequence[Recorded]) -> list[Event]:
+    """The events of a history, in their order."""
     return [event for recorded in history for event in recorded.decision.events]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
-from faststream import AckPolicy, FastStream
+from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -236,8 +236,3 @@ def _decode(message: Msg) -> Decision:
         raise PoisonedMessageError(f"{message.subject} is not the subject of a task.")
     _, step_key, org_id, run_id, version = tokens
     return decode_decision(subjects.decision(org_id, "run", run_id, int(version), f"due.{step_key}"), message.data)
-
-
-def build_app(worker: Worker) -> FastStream:
-    """The FastStream application, for its AsyncAPI document."""
-    return FastStream(worker.broker, logger=None)

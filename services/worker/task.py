@@ -19,6 +19,7 @@ from events.payload import Payload
 from events.processing import RUN
 from services.domain import run as runs
 from services.domain.run import Done, Fault, RunState
+from services.repository import events_of
 from services.settle import Done as Settled
 from services.settle import Outcome, RetryAfter
 from services.worker.execution import Executed, Failure, execute
@@ -219,7 +220,7 @@ class TaskRunner:
 
     async def _reload(self, task: Task) -> RunState:
         history = await self._log.history(task.decision.org_id, RUN, task.decision.aggregate_id)
-        return runs.fold(task.decision.aggregate_id, (event for known in history for event in known.decision.events))
+        return runs.fold(task.decision.aggregate_id, events_of(history))
 
 
 def _decision(task: Task, state: RunState, events: list[Event], key: str | None = None) -> Decision:
