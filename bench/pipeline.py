@@ -107,7 +107,7 @@ async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
     endpoints = await system.start()
     nats = await connect([endpoints.nats_url], "bench")
     try:
-        org = await create_org([endpoints.nats_url], "Bench", f"{uuid.uuid4()}@example.com")
+        org = await create_org([endpoints.nats_url], endpoints.database_url, "Bench", f"{uuid.uuid4()}@example.com")
         headers = {"Authorization": f"Bearer {org.token}"}
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(endpoints.gateway_url, connector=connector, headers=headers) as http:

@@ -3,25 +3,29 @@
 import asyncio
 import contextlib
 
+import asyncpg
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from cli.credentials import Credentials, new_token
+from cli.credentials import Credentials
 from events import strictjson, subjects
 from events.commands import Answer, CreateOrg
 from events.connection import connect
 from events.context import PLATFORM_ACTOR
 from events.errors import DataEngineError, UnavailableError, rejection_from_json
 from events.ids import new_id
+from events.secrets import TOKEN_PREFIX, Secret, new_secret, verifier_of
+from projections.queries.access import ADD_CREDENTIAL
 
 _TIMEOUT_S = 15.0
 
 
-async def create_org(servers: list[str], name: str, admin_email: str) -> Credentials:
-    """Ask the command service for a new org. Raises UnavailableError when it is not there."""
-    token = new_token()
+async def create_org(servers: list[str], dsn: str, name: str, admin_email: str) -> Credentials:
+    """Ask the command service for a new org; `dsn` is the database as its owner. Raises UnavailableError."""
+    token = new_secret(TOKEN_PREFIX)
     org_id = new_id()
+    await _keep_hash(dsn, org_id, token)
     command = CreateOrg(
         command_id=new_id(),
         org_id=org_id,
@@ -33,7 +37,7 @@ async def create_org(servers: list[str], name: str, admin_email: str) -> Credent
         admin_email=admin_email,
         token_id=new_id(),
         token_hint=token.hint,
-        token_verifier=token.verifier,
+        token_secret_id=token.secret_id,
     )
     connection = await connect(servers, "dex")
     projected = await _Projected.listen(connection)
@@ -51,7 +55,19 @@ async def create_org(servers: list[str], name: str, admin_email: str) -> Credent
         raise UnavailableError("The command service does not answer; is the system up? (dex status)") from error
     finally:
         await connection.close()
-    return Credentials(org_id, command.admin_user_id, token.secret)
+    return Credentials(org_id, command.admin_user_id, token.text)
+
+
+async def _keep_hash(dsn: str, org_id: str, token: Secret) -> None:
+    """Before the org: without its decision the hash opens nothing."""
+    try:
+        database = await asyncpg.connect(dsn, statement_cache_size=0)
+        try:
+            await database.execute(ADD_CREDENTIAL, verifier_of(token.text), token.secret_id, org_id)
+        finally:
+            await database.close()
+    except (OSError, asyncpg.PostgresError) as error:
+        raise UnavailableError(f"The database does not take the token: {error!r}") from error
 
 
 class _Projected:

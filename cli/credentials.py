@@ -2,17 +2,10 @@
 
 import json
 import os
-import secrets
-import string
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from events.errors import ConfigurationError
-
-TOKEN_PREFIX = "dex_"
-_SECRET_CHARS = 43
-_ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +15,6 @@ class Credentials:
     org_id: str
     user_id: str
     token: str
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """A fresh API token: the secret for its owner, and what the log may know of it."""
-
-    secret: str
-    hint: str
-    verifier: str
-
-
-def new_token() -> NewToken:
-    """A token of 256 random bits, with a prefix that secret scanners can find."""
-    secret = TOKEN_PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_CHARS))
-    return NewToken(secret, f"{secret[:8]}…", sha256(secret.encode()).hexdigest())
 
 
 def save(home: Path, credentials: Credentials) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from cli import credentials, processes
 from cli.render import console, errors, print_json
-from cli.system import System, migrate_everything, running_endpoints
+from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from events.errors import ConfigurationError, DataEngineError
 from events.settings import Settings
 
@@ -116,7 +116,8 @@ def org_create(
     """Create an org, its first admin, and an API token, which is shown once."""
     from cli.bootstrap import create_org
 
-    made = run(create_org(_running_settings().nats_servers, name, admin_email))
+    settings = _running_settings()
+    made = run(create_org(settings.nats_servers, settings.database_dsn, name, admin_email))
     credentials.save(Settings().home, made)
     facts = {"org_id": made.org_id, "user_id": made.user_id, "token": made.token}
     if as_json:
@@ -224,20 +225,20 @@ async def _with_system(use: Any, *, quiet: bool) -> Any:
     system = System(settings, _announce if not quiet else lambda _name, _what: None)
     endpoints = await system.start()
     try:
-        own = await _own_credentials(settings, endpoints.nats_url)
+        own = await _own_credentials(settings, endpoints)
         api = Api(endpoints.gateway_url, own.token)
         return await asyncio.to_thread(use, api), endpoints.gateway_url
     finally:
         await system.stop()
 
 
-async def _own_credentials(settings: Settings, nats_url: str) -> credentials.Credentials:
+async def _own_credentials(settings: Settings, endpoints: Endpoints) -> credentials.Credentials:
     """The credentials that are kept, or those of a new org for a system that has none."""
     from cli.bootstrap import create_org
 
     own = credentials.load(settings.home)
     if own is None:
-        own = await create_org(nats_url.split(","), "My org", "admin@example.com")
+        own = await create_org(endpoints.nats_url.split(","), endpoints.database_url, "My org", "admin@example.com")
         credentials.save(settings.home, own)
     return own
 
@@ -255,7 +256,7 @@ async def _up(settings: Settings) -> None:
     system = System(settings, _announce)
     endpoints = await system.start()
     try:
-        own = await _own_credentials(settings, endpoints.nats_url)
+        own = await _own_credentials(settings, endpoints)
         console.print(f"[green]Up.[/] API: {endpoints.gateway_url}/docs", soft_wrap=True)
         console.print(f"Data and logs: {settings.home}", soft_wrap=True)
         console.print(f"Token of your org (kept in {settings.home}/credentials.json): {own.token}", soft_wrap=True)

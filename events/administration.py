@@ -1,8 +1,12 @@
-"""Events of what an org is made of: companies, users, tokens, blueprints; and the registrations of steps."""
+"""Events of what an org is made of: companies, users, tokens, blueprints; and the registrations of steps.
 
-from typing import Annotated, Any, ClassVar
+No secret, and nothing that is derived from one: a token or an invitation is known by the random id of its secret.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from events.context import Role
 from events.model import Event
@@ -24,6 +28,51 @@ class OrgRenamed(Event):
     name: str
 
 
+class SignInRule(BaseModel):
+    """Lets in sessions that no user is known for yet, when their claim says so (just-in-time provisioning).
+
+    `equals`: the claim at this dotted path is this text. `email_domain`: the claim is an address of this domain, and
+    `email_verified` is true. Take claims that only the identity provider can set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="Names the rule in the events.")]
+    claim: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_:/-]{1,100}(\.[A-Za-z0-9_:/-]{1,100}){0,4}$",
+            description="A dotted path into the session's claims, such as `app_metadata.org`; never `user_metadata`, "
+            "which the users of some providers can write themselves.",
+        ),
+    ]
+    match: Literal["equals", "email_domain"]
+    value: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+    role: Annotated[Literal["company_admin", "member"], Field(description="What the new user may do.")]
+    company_id: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+            description="The company that the new user belongs to.",
+        ),
+    ]
+
+    @field_validator("claim")
+    @classmethod
+    def _not_the_users_own(cls, claim: str) -> str:
+        if claim.split(".")[0] == "user_metadata":
+            raise ValueError("users can write user_metadata themselves")
+        return claim
+
+
+class OrgConfigured(Event):
+    """The org's own settings, all of them as they are from now on."""
+
+    TOPIC: ClassVar[str] = "org.configured"
+    members_may_work: bool
+    sign_in_rules: tuple[SignInRule, ...]
+
+
 class CompanyCreated(Event):
     """A company of the org exists."""
 
@@ -32,7 +81,7 @@ class CompanyCreated(Event):
 
 
 class UserCreated(Event):
-    """A user may act. `identity` is the subject of its sessions (the `sub` claim), None when it has tokens only."""
+    """A user may act. `identity` is the subject of its sessions, None until one is linked (`user.identity_linked`)."""
 
     TOPIC: ClassVar[str] = "user.created"
     email: str
@@ -42,6 +91,23 @@ class UserCreated(Event):
     identity: str | None
 
 
+class UserInvited(Event):
+    """Whoever brings the invitation, and a session, becomes this user. The code itself is recorded nowhere."""
+
+    TOPIC: ClassVar[str] = "user.invited"
+    invitation_id: str
+    expires_at: datetime
+
+
+class UserIdentityLinked(Event):
+    """Sessions of this identity (the `sub` claim) act as the user, by its invitation or by a rule of the org."""
+
+    TOPIC: ClassVar[str] = "user.identity_linked"
+    identity: str
+    invitation_id: str | None = None
+    sign_in_rule: str | None = None
+
+
 class UserDeactivated(Event):
     """The user and all its tokens may act no more."""
 
@@ -49,13 +115,36 @@ class UserDeactivated(Event):
 
 
 class TokenCreated(Event):
-    """An API token exists. `verifier` is the SHA-256 of the whole token, which itself is stored nowhere."""
+    """An API token exists: it acts as its user, within its own role and company. None for `role`: as the user may.
+
+    `secret_id` names its secret; neither the secret nor its hash is in the log.
+    """
 
     TOPIC: ClassVar[str] = "token.created"
+    class_version: ClassVar[int] = 2
     name: str
     user_id: str
     hint: str
-    verifier: str
+    secret_id: str
+    role: Role | None = None
+    company_id: str | None = None
+    expires_at: datetime | None = None
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        """Version 1 carried the hash. Its secret has no id of its own: `credentials` knows it by the token's."""
+        del state["verifier"]
+        state["secret_id"] = ""
+
+
+class TokenRotated(Event):
+    """The token has a new secret; the one before it ends at `previous_valid_until`."""
+
+    TOPIC: ClassVar[str] = "token.rotated"
+    hint: str
+    secret_id: str
+    previous_valid_until: datetime
+    expires_at: datetime | None
 
 
 class TokenRevoked(Event):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from events.administration import BlueprintStep
+from events.administration import BlueprintStep, SignInRule
 from events.context import Actor, Role
 from events.payload import Payload
 
@@ -38,7 +38,7 @@ class CreateOrg(Command):
     admin_email: str
     token_id: str
     token_hint: str
-    token_verifier: str
+    token_secret_id: str
 
 
 class RenameOrg(Command):
@@ -46,6 +46,14 @@ class RenameOrg(Command):
 
     NAME: ClassVar[str] = "rename_org"
     name: str
+
+
+class ConfigureOrg(Command):
+    """Change the org's own settings; what is None stays as it is."""
+
+    NAME: ClassVar[str] = "configure_org"
+    members_may_work: bool | None
+    sign_in_rules: tuple[SignInRule, ...] | None
 
 
 class CreateCompany(Command):
@@ -63,7 +71,35 @@ class CreateUser(Command):
     name: str | None
     role: Role
     company_id: str | None
-    identity: str | None
+
+
+class InviteUser(Command):
+    """Create a user whose sessions are linked when the invitation is accepted."""
+
+    NAME: ClassVar[str] = "invite_user"
+    email: str
+    name: str | None
+    role: Role
+    company_id: str | None
+    invitation_id: str
+    expires_in_s: int
+
+
+class AcceptInvitation(Command):
+    """Link the identity of a session, which the gateway checked, to the invited user."""
+
+    NAME: ClassVar[str] = "accept_invitation"
+    invitation_id: str
+    identity: str
+
+
+class AdmitUser(Command):
+    """Create the user of a session that a sign-in rule of the org lets in; the gateway checked the session's claims."""
+
+    NAME: ClassVar[str] = "admit_user"
+    email: str
+    identity: str
+    sign_in_rule: str
 
 
 class DeactivateUser(Command):
@@ -73,13 +109,29 @@ class DeactivateUser(Command):
 
 
 class CreateToken(Command):
-    """Create an API token of a user; the gateway made it and sends only its verifier."""
+    """Create an API token of a user; the gateway made the secret and sends only its id.
+
+    `role` and `company_id` narrow what the user may; None: as the user.
+    """
 
     NAME: ClassVar[str] = "create_token"
     name: str
     user_id: str
     hint: str
-    verifier: str
+    secret_id: str
+    role: Role | None
+    company_id: str | None
+    expires_in_s: int | None
+
+
+class RotateToken(Command):
+    """Give a token a new secret; the one before it stays valid for `overlap_s`."""
+
+    NAME: ClassVar[str] = "rotate_token"
+    hint: str
+    secret_id: str
+    overlap_s: int
+    expires_in_s: int | None
 
 
 class RevokeToken(Command):
@@ -138,8 +190,9 @@ class CancelRun(Command):
 COMMANDS: dict[str, type[Command]] = {
     kind.NAME: kind
     for kind in (
-        CreateOrg, RenameOrg, CreateCompany, CreateUser, DeactivateUser, CreateToken, RevokeToken, CreateBlueprint,
-        ArchiveBlueprint, CreateSubmission, CreateRun, RetryRun, CancelRun,
+        CreateOrg, RenameOrg, ConfigureOrg, CreateCompany, CreateUser, InviteUser, AcceptInvitation, AdmitUser,
+        DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint, ArchiveBlueprint, CreateSubmission,
+        CreateRun, RetryRun, CancelRun,
     )
 }  # fmt: skip
 

@@ -5,6 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Role = Literal["org_admin", "company_admin", "member"]
+ROLE_RANKS: dict[Role, int] = {"member": 0, "company_admin": 1, "org_admin": 2}
+"""Who may do all that another may."""
+
 AuthMethod = Literal["api_token", "jwt", "platform", "service"]
 
 PLATFORM_ORG = "platform"

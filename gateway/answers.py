@@ -14,7 +14,7 @@ from gateway import cursors
 from gateway.calls import Call
 from gateway.commands import Deferred, Envelope
 from gateway.models import Page
-from projections.queries.reader import Row
+from projections.queries.reader import Row, Scope
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,21 +60,25 @@ async def withdraw(call: Call, envelope: Envelope, command: Command, **ids: Any)
     outcome = await call.gateway.commands.send(command)
     if isinstance(outcome, Deferred):
         return deferred(envelope, **ids)
+    return accepted(outcome, 200, **ids, in_force=await in_force(call, outcome.position))
+
+
+async def in_force(call: Call, position: int) -> bool:
+    """Whether a withdrawal of access that is at this position of the log holds now, on every gateway."""
     try:
-        await call.gateway.signals.wait_position(outcome.position)
-        in_force = True
+        await call.gateway.signals.wait_position(position)
     except UnavailableError as error:
-        _logger.warning("withdrawal_not_projected", position=outcome.position, error=error.message)
-        in_force = False
-    call.gateway.authenticator.cache.clear()
-    return accepted(outcome, 200, **ids, in_force=in_force)
+        _logger.warning("withdrawal_not_projected", position=position, error=error.message)
+        return False
+    await call.gateway.authenticator.watch.settle()
+    return True
 
 
-def narrowed(call: Call, company_id: str | None) -> str | None:
-    """The company that a list is narrowed to: what was asked for, within what the caller may see."""
+def narrowed(call: Call, company_id: str | None) -> Scope:
+    """The scope of a list that may be narrowed to a company, within what the caller may see."""
     if call.within is not None and company_id not in (None, call.within):
         raise NotFoundError(f"There is no company {company_id}.")
-    return call.within or company_id
+    return call.scope if company_id is None else Scope(call.org_id, company_id)
 
 
 def found(row: Row | None, what: str, thing_id: str) -> Row:

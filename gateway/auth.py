@@ -1,10 +1,9 @@
 """Who asks: an API token or a JWT session, and the AuthContext that either gives."""
 
-import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -12,12 +11,13 @@ from starlette.datastructures import Headers
 from events.context import AuthContext, AuthMethod
 from events.errors import AuthenticationError
 from events.ids import is_id
+from events.secrets import TOKEN_PREFIX, verifier_of
 from events.settings import Settings
-from gateway.sessions import SessionVerifier
+from gateway.access_watch import AccessWatch
+from gateway.sessions import Session, SessionVerifier
 from projections.queries import access
-from projections.queries.reader import Reader, Row
+from projections.queries.reader import Reader, Row, Scope
 
-TOKEN_PREFIX = "dex_"
 ORG_HEADER = "X-Data-Engine-Org"
 CACHE_MAX_ENTRIES = 10_000
 CACHE_TTL_S = 60.0
@@ -25,89 +25,132 @@ CREDENTIAL_MAX_CHARS = 8192
 
 _TOKEN = re.compile(r"dex_[0-9A-Za-z]{40,128}\Z")
 
-
-def verifier_of(token: str) -> str:
-    """What is stored of an API token: SHA-256 of the whole, hexadecimal. 240 random bits need no slow hash."""
-    return hashlib.sha256(token.encode()).hexdigest()
+Admit = Callable[[Session, str], Awaitable[bool]]
+"""Whether a session that nobody is known for was let into an org by one of the org's rules."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Caller:
+    """Who makes a call: the AuthContext, what it may see, and what its org has set."""
+
     auth: AuthContext
-    until: float
-    epoch: int
+    scope: Scope
+    members_may_work: bool
+
+    @classmethod
+    def of(cls, row: Row, method: AuthMethod) -> "Caller":
+        """The caller behind a row of `token_caller` or `identity_callers`."""
+        auth = AuthContext(
+            org_id=row["org_id"],
+            user_id=row["user_id"],
+            company_id=row["company_id"],
+            role=row["role"],
+            auth_method=method,
+            token_id=row["token_id"],
+        )
+        return cls(auth, Scope(auth.org_id, auth.company_id), row["members_may_work"])
+
+
+_Key = tuple[str, str | None]
 
 
 class AuthCache:
-    """Successful look-ups, for a minute at most.
+    """Successful look-ups, while the lease of the watch holds, and for CACHE_TTL_S at most.
 
-    `clear` drops everything; a look-up that began before it is not kept. `epoch` is the number of times that the
-    connection, by which we hear of revocations, was lost: what was kept before counts no more.
+    A look-up that began before something was forgotten is not kept.
     """
 
-    def __init__(self, epoch: Callable[[], int]) -> None:
-        self._entries: OrderedDict[tuple[str, str | None], _Entry] = OrderedDict()
-        self._epoch = epoch
+    def __init__(self, holds: Callable[[], bool]) -> None:
+        self._entries: OrderedDict[_Key, tuple[Caller, float]] = OrderedDict()
+        self._holds = holds
         self.generation = 0
 
-    def get(self, key: tuple[str, str | None]) -> AuthContext | None:
-        """The AuthContext that was kept, while it holds."""
+    def get(self, key: _Key) -> Caller | None:
+        """The caller that was kept, while it holds."""
         entry = self._entries.get(key)
-        if entry is None or entry.until < time.monotonic() or entry.epoch != self._epoch():
+        if entry is None or entry[1] < time.monotonic() or not self._holds():
             return None
-        return entry.auth
+        return entry[0]
 
-    def put(self, key: tuple[str, str | None], auth: AuthContext, generation: int, valid_s: float) -> None:
+    def put(self, key: _Key, caller: Caller, generation: int, valid_s: float) -> None:
         """Keep a look-up that began in `generation`, unless access has changed since."""
         if generation != self.generation or valid_s <= 0:
             return
-        self._entries[key] = _Entry(auth, time.monotonic() + min(valid_s, CACHE_TTL_S), self._epoch())
+        self._entries[key] = (caller, time.monotonic() + min(valid_s, CACHE_TTL_S))
         self._entries.move_to_end(key)
         if len(self._entries) > CACHE_MAX_ENTRIES:
             self._entries.popitem(last=False)
 
-    def clear(self) -> None:
-        """Forget everything: somebody's access has changed."""
+    def forget(self, orgs: Collection[str] | None) -> None:
+        """Somebody's access has changed in these orgs, or perhaps in any."""
         self.generation += 1
-        self._entries.clear()
+        if orgs is None:
+            self._entries.clear()
+            return
+        for key in [key for key, (caller, _) in self._entries.items() if caller.auth.org_id in orgs]:
+            del self._entries[key]
 
 
 class Authenticator:
-    """Turns a request's credentials into an AuthContext."""
+    """Turns a request's credentials into its caller."""
 
-    def __init__(self, settings: Settings, reader: Reader, epoch: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, reader: Reader, admit: Admit) -> None:
         self._reader = reader
         self._sessions = SessionVerifier(settings)
-        self.cache = AuthCache(epoch)
+        self._admit = admit
+        self.watch = AccessWatch(reader, lambda orgs: self.cache.forget(orgs))
+        self.cache = AuthCache(self.watch.holds)
 
-    async def authenticate(self, headers: Headers) -> AuthContext:
+    async def authenticate(self, headers: Headers) -> Caller:
         """The caller. Raises AuthenticationError, or UnavailableError when nobody can be looked up now."""
-        scheme, _, credential = headers.get("authorization", "").partition(" ")
-        credential = credential.strip()
-        if scheme.lower() != "bearer" or not credential or len(credential) > CREDENTIAL_MAX_CHARS:
-            raise AuthenticationError("Send `Authorization: Bearer …` with an API token or a session.")
-        org_id = headers.get(ORG_HEADER)
-        if org_id is not None and not is_id(org_id):
-            raise AuthenticationError(f"{ORG_HEADER} is not the id of an org.")
+        credential, org_id = _bearer(headers), _chosen_org(headers)
         verifier = verifier_of(credential)
         known = self.cache.get((verifier, org_id))
         return known if known is not None else await self._look_up(credential, verifier, org_id)
 
-    async def _look_up(self, credential: str, verifier: str, org_id: str | None) -> AuthContext:
+    async def session(self, headers: Headers) -> Session:
+        """The session of a request that needs no user yet. Raises as `authenticate`."""
+        credential = _bearer(headers)
+        if credential.startswith(TOKEN_PREFIX):
+            raise AuthenticationError("This takes a session (JWT), not an API token.")
+        return await self._sessions.verify(credential)
+
+    async def _look_up(self, credential: str, verifier: str, org_id: str | None) -> Caller:
         generation = self.cache.generation
         if credential.startswith(TOKEN_PREFIX):
-            found, method, valid_s = await self._token_rows(credential, verifier), "api_token", CACHE_TTL_S
+            row = await access.token_caller(self._reader, verifier) if _TOKEN.match(credential) else None
+            caller = Caller.of(_the_one([] if row is None else [row], org_id), "api_token")
+            ends = row["expires_at"] if row is not None else None
+            valid_s = CACHE_TTL_S if ends is None else ends.timestamp() - time.time()
         else:
             session = await self._sessions.verify(credential)
-            found = await access.identity_users(self._reader, session.identity)
-            method, valid_s = "jwt", session.expires_at - time.time()
-        auth = _context(_the_one(found, org_id), "api_token" if method == "api_token" else "jwt")
-        self.cache.put((verifier, org_id), auth, generation, valid_s)
-        return auth
+            caller = await self._of_session(session, org_id)
+            valid_s = session.expires_at - time.time()
+        self.cache.put((verifier, org_id), caller, generation, valid_s)
+        return caller
 
-    async def _token_rows(self, credential: str, verifier: str) -> list[Row]:
-        row = await access.token_owner(self._reader, verifier) if _TOKEN.match(credential) else None
-        return [] if row is None else [row]
+    async def _of_session(self, session: Session, org_id: str | None) -> Caller:
+        """The session's user; one that the org's rules let in at this moment, when it names the org."""
+        found = await access.identity_callers(self._reader, session.identity)
+        in_org = any(row["org_id"] == org_id for row in found)
+        if org_id is not None and not in_org and await self._admit(session, org_id):
+            found = await access.identity_callers(self._reader, session.identity)
+        return Caller.of(_the_one(found, org_id), "jwt")
+
+
+def _bearer(headers: Headers) -> str:
+    scheme, _, credential = headers.get("authorization", "").partition(" ")
+    credential = credential.strip()
+    if scheme.lower() != "bearer" or not credential or len(credential) > CREDENTIAL_MAX_CHARS:
+        raise AuthenticationError("Send `Authorization: Bearer …` with an API token or a session.")
+    return credential
+
+
+def _chosen_org(headers: Headers) -> str | None:
+    org_id = headers.get(ORG_HEADER)
+    if org_id is not None and not is_id(org_id):
+        raise AuthenticationError(f"{ORG_HEADER} is not the id of an org.")
+    return org_id
 
 
 def _the_one(rows: list[Row], org_id: str | None) -> Row:
@@ -120,14 +163,3 @@ def _the_one(rows: list[Row], org_id: str | None) -> Row:
     if len({row["org_id"] for row in chosen}) == 1:
         return chosen[0]  # the oldest: a later user with the same identity takes nobody's place
     raise AuthenticationError(f"This identity has several users; choose the org with the header {ORG_HEADER}.")
-
-
-def _context(row: Row, method: AuthMethod) -> AuthContext:
-    return AuthContext(
-        org_id=row["org_id"],
-        user_id=row["user_id"],
-        company_id=row["company_id"],
-        role=row["role"],
-        auth_method=method,
-        token_id=row["token_id"],
-    )

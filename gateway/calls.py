@@ -18,10 +18,13 @@ from events import strictjson
 from events.context import AuthContext
 from events.errors import ConfigurationError, InvalidInputError
 from events.ids import new_id
+from gateway.auth import Caller
 from gateway.commands import Envelope, digest_of
 from gateway.permissions import Rule, check, rule_of
 from gateway.problems import BodyTooLargeError, UnsupportedMediaError, invalid, pointer
+from gateway.sessions import Session
 from gateway.state import Gateway
+from projections.queries.reader import Scope
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
@@ -31,13 +34,23 @@ _JSON = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;\s*charset=\"?utf-?8\"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authenticated call: the AuthContext, what the process holds, and what the headers say."""
+    """One authenticated call: its caller, what the process holds, and what the headers say."""
 
-    auth: AuthContext
+    caller: Caller
     gateway: Gateway
     endpoint: str
     request_id: str
     idempotency_key: str | None
+
+    @property
+    def auth(self) -> AuthContext:
+        """Who asks."""
+        return self.caller.auth
+
+    @property
+    def scope(self) -> Scope:
+        """What the caller may see."""
+        return self.caller.scope
 
     @property
     def org_id(self) -> str:
@@ -59,21 +72,40 @@ class Call:
         await self.gateway.signals.wait_position(min_position)
 
 
+@dataclass(frozen=True, slots=True)
+class SessionCall:
+    """A call by a session that was checked, and that perhaps no user is known for."""
+
+    session: Session
+    gateway: Gateway
+    request_id: str
+
+
 async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
-    auth = await gateway.authenticator.authenticate(request.headers)
-    check(rule, auth)
+    caller = await gateway.authenticator.authenticate(request.headers)
+    gateway.usage.note(caller.auth)
+    check(rule, caller.auth, members_may_work=caller.members_may_work)
     key = _idempotency_key(request) if rule.command else None
-    return Call(auth, gateway, endpoint, request.scope["request_id"], key)
+    return Call(caller, gateway, endpoint, request.scope["request_id"], key)
 
 
-def _declared() -> Call:
+async def with_session(request: Request) -> SessionCall:
+    """The call of a session, whoever it is."""
+    gateway: Gateway = request.app.state.gateway
+    session = await gateway.authenticator.session(request.headers)
+    return SessionCall(session, gateway, request.scope["request_id"])
+
+
+def _declared() -> Any:
     raise AssertionError("only a CallRoute calls an endpoint")
 
 
 Authenticated = Annotated[Call, Depends(_declared)]
 """The dependency that every endpoint carries: the AuthContext, and what goes with it."""
+SessionOnly = Annotated[SessionCall, Depends(_declared)]
+"""That of an endpoint for sessions alone (`Rule.session`)."""
 
 
 class CallRoute(APIRoute):
@@ -87,10 +119,10 @@ class CallRoute(APIRoute):
         """The handler. Raises ConfigurationError for an endpoint that has no rule, or another shape."""
         path, endpoint, status = self.path, self.endpoint, self.status_code or 200
         rule = rule_of(path)
-        validate = _body_model(path, endpoint).model_validate
+        validate = _body_model(path, endpoint, SessionOnly if rule.session else Authenticated).model_validate
 
         async def handler(request: Request) -> Response:
-            call = await authenticated(request, rule, path)
+            call = await (with_session(request) if rule.session else authenticated(request, rule, path))
             raw = await read_body(request, call.gateway.settings.body_max_bytes)
             try:
                 body = validate(strictjson.parse(raw))
@@ -104,10 +136,10 @@ class CallRoute(APIRoute):
         return handler
 
 
-def _body_model(path: str, endpoint: Callable[..., Any]) -> type[BaseModel]:
+def _body_model(path: str, endpoint: Callable[..., Any], call: object) -> type[BaseModel]:
     hints = get_type_hints(endpoint, include_extras=True)
     body = hints.get("body")
-    if not (isinstance(body, type) and issubclass(body, BaseModel)) or hints.get("call") != Authenticated:
+    if not (isinstance(body, type) and issubclass(body, BaseModel)) or hints.get("call") != call:
         raise ConfigurationError(f"The endpoint {path} is not of the shape (body: Model, call: Authenticated).")
     return body
 

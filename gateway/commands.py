@@ -39,8 +39,10 @@ class Envelope:
 
     @classmethod
     def of(cls, auth: AuthContext, endpoint: str, key: str, digest: str, request_id: str) -> "Envelope":
-        """The envelope of a call with this Idempotency-Key."""
-        return cls(key, derive_id(auth.org_id, endpoint, key), auth.org_id, Actor.of(auth), digest, request_id)
+        """The envelope of a call with this Idempotency-Key. Callers of two companies never meet in one."""
+        company = () if auth.company_id is None else (auth.company_id,)
+        command_id = derive_id(auth.org_id, *company, endpoint, key)
+        return cls(key, command_id, auth.org_id, Actor.of(auth), digest, request_id)
 
     def new_id(self, kind: str) -> str:
         """The id of what the command creates: the same for the same command, for ever."""

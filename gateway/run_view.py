@@ -1,24 +1,30 @@
 """Runs as clients see them: loaded many at once, waited for, and with their results when they are asked for."""
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from gateway.payloads import Payloads, Reference
 from gateway.signals import POLL_S, RunWaiter, Signals
 from projections.queries import work
-from projections.queries.reader import Reader, Row
-from projections.queries.work import RunKey
+from projections.queries.reader import Reader, Row, Scope
 
-QUERIES_AT_ONCE = 2
+QUERIES_AT_ONCE = 4
 RUNS_PER_QUERY = 200
 RESULTS_MAX_RECORDS = 1000
 
 
+class RunKey(NamedTuple):
+    """A run as a caller may see it."""
+
+    scope: Scope
+    run_id: str
+
+
 class RunLoader:
-    """Loads runs by key. What is asked for in one turn of the loop, or while queries are out, goes into one query:
-    a signal that ends a hundred runs costs one round trip.
+    """Loads runs by key. What one scope asks for in one turn of the loop, or while queries are out, goes into one
+    query: a signal that ends a hundred runs costs one round trip.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -42,29 +48,34 @@ class RunLoader:
 
     def _begin(self) -> None:
         self._scheduled = False
-        keys = list(self._asked)[:RUNS_PER_QUERY]
-        batch = {key: self._asked.pop(key) for key in keys}
-        task = asyncio.create_task(self._query(batch))
+        if not self._asked:
+            return
+        scope = next(iter(self._asked)).scope  # that of who waits longest
+        run_ids = [key.run_id for key in self._asked if key.scope == scope][:RUNS_PER_QUERY]
+        batch = {run_id: self._asked.pop(RunKey(scope, run_id)) for run_id in run_ids}
+        task = asyncio.create_task(self._query(scope, batch))
         self._out.add(task)
         task.add_done_callback(self._done)
+        if self._asked:
+            self._schedule()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._out.discard(task)
         if self._asked:
             self._schedule()
 
-    async def _query(self, batch: dict[RunKey, asyncio.Future[Row | None]]) -> None:
+    async def _query(self, scope: Scope, batch: dict[str, asyncio.Future[Row | None]]) -> None:
         try:
-            found = await work.runs_by_key(self._reader, list(batch))
+            found = await work.runs_by_id(self._reader, scope, list(batch))
         except BaseException as error:
             for future in batch.values():
                 _fail(future, error)
             if not isinstance(error, Exception):
                 raise
             return
-        for key, future in batch.items():
+        for run_id, future in batch.items():
             if not future.done():
-                future.set_result(found.get(key))
+                future.set_result(found.get(run_id))
 
 
 def _fail(future: asyncio.Future[Row | None], error: BaseException) -> None:

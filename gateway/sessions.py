@@ -8,7 +8,8 @@ import json
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 
@@ -26,16 +27,18 @@ JWKS_RETRY_S = 10.0
 SUBJECT_MAX_CHARS = 255
 
 _ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
+_KEY_MIN_BITS = {"RSA": 2048, "EC": 256}
 
 _logger = get_logger("sessions")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session that was checked: its identity (`sub`), and when it ends (Unix time)."""
+    """A session that was checked: its identity (`sub`), when it ends (Unix time), and its claims."""
 
     identity: str
     expires_at: float
+    claims: Mapping[str, Any] = field(repr=False)
 
 
 class SessionVerifier:
@@ -57,7 +60,7 @@ class SessionVerifier:
         identity = claims["sub"]
         if not isinstance(identity, str) or not 0 < len(identity) <= SUBJECT_MAX_CHARS or "\0" in identity:
             raise AuthenticationError("The session names nobody: its `sub` is not a short text.")
-        return Session(identity, float(claims["exp"]) + self._settings.jwt_leeway_s)
+        return Session(identity, float(claims["exp"]) + self._settings.jwt_leeway_s, claims)
 
     async def _key(self, header: dict[str, Any]) -> tuple[Any, str]:
         """The key for this token, and the one algorithm that the key is for."""
@@ -126,18 +129,30 @@ class PublishedKeys:
             _logger.warning("jwks_not_fetched", url=self._url, error=repr(error))
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The keys come from where the settings say, or not at all."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing: a redirect becomes the HTTPError that it is."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 def _fetch(url: str) -> dict[str | None, jwt.PyJWK]:
     """The signing keys at `url` that are public keys of a kind we accept."""
     if not url.startswith(("https://", "http://")):
         raise ValueError("a JWKS address begins with https://")
     request = urllib.request.Request(url, headers={"Accept": "application/json"})
-    with urllib.request.urlopen(request, timeout=JWKS_TIMEOUT_S) as response:
+    with _OPENER.open(request, timeout=JWKS_TIMEOUT_S) as response:
         document = json.loads(response.read(JWKS_MAX_BYTES))
     keys: dict[str | None, jwt.PyJWK] = {}
     for data in document["keys"]:
         if data.get("kty") not in _ALGORITHM_OF or data.get("use", "sig") != "sig":
             continue
         algorithm = _ALGORITHM_OF[data["kty"]]
-        if data.get("alg", algorithm) == algorithm and data.get("crv", "P-256") == "P-256":
-            keys[data.get("kid")] = jwt.PyJWK(data, algorithm)
+        if data.get("alg", algorithm) == algorithm and data.get("crv", "P-256") == "P-256" and "d" not in data:
+            key = jwt.PyJWK(data, algorithm)
+            if getattr(key.key, "key_size", 0) >= _KEY_MIN_BITS[data["kty"]]:
+                keys[data.get("kid")] = key
     return keys

@@ -13,7 +13,9 @@ from gateway.auth import Authenticator
 from gateway.commands import CommandSender
 from gateway.payloads import Payloads
 from gateway.run_view import RunLoader
+from gateway.sign_in import SignIn
 from gateway.signals import Signals
+from gateway.usage import TokenUsage
 from projections.database import create_pool
 from projections.queries.positions import projected_position
 from projections.queries.reader import Reader
@@ -27,6 +29,7 @@ class Gateway:
     connection: Client
     reader: Reader
     authenticator: Authenticator
+    usage: TokenUsage
     signals: Signals
     commands: CommandSender
     log: EventLog
@@ -41,24 +44,30 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     try:
         async with await create_pool(settings) as pool:
             gateway = _assemble(settings, connection, Reader(pool))
-            await gateway.signals.start()
+            parts = (gateway.signals, gateway.authenticator.watch, gateway.usage)
             try:
+                for part in parts:
+                    await part.start()
                 yield gateway
             finally:
-                await gateway.signals.stop()
+                for part in reversed(parts):
+                    await part.stop()
     finally:
         await connection.close()
 
 
 def _assemble(settings: Settings, connection: Client, reader: Reader) -> Gateway:
-    authenticator = Authenticator(settings, reader, epoch=lambda: connection.stats["reconnects"])
+    commands = CommandSender(connection, settings.command_timeout_s)
+    signals = Signals(connection, lambda: projected_position(reader), lambda: authenticator.watch.look())
+    authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit)
     return Gateway(
         settings=settings,
         connection=connection,
         reader=reader,
         authenticator=authenticator,
-        signals=Signals(connection, lambda: projected_position(reader), authenticator.cache.clear),
-        commands=CommandSender(connection, settings.command_timeout_s),
+        usage=TokenUsage(reader),
+        signals=signals,
+        commands=commands,
         log=EventLog(connection),
         payloads=Payloads(connection),
         runs=RunLoader(reader),

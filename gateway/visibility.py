@@ -29,7 +29,7 @@ async def must_see(call: Call, kind: str, thing_id: str) -> None:
     """
     if call.within is None:
         return
-    found, company_id = await access.company_of(call.gateway.reader, kind, call.org_id, thing_id)
+    found, company_id = await access.company_of(call.gateway.reader, call.scope, kind, thing_id)
     if not found:
         first = await call.gateway.log.last(_first_decision(call.org_id, kind, thing_id))
         company_id = first.decision.company_id if first is not None else None

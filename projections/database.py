@@ -25,12 +25,15 @@ async def create_pool(settings: Settings) -> asyncpg.Pool:
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
             statement_cache_size=0 if pooled else STATEMENTS_KEPT,
-            reset=_no_reset,
+            reset=_reset,
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         host = settings.database_dsn.rpartition("@")[2]
         raise UnavailableError(f"Postgres does not answer at {host}: {error!r}") from error
 
 
-async def _no_reset(_: asyncpg.Connection) -> None:
-    """Nothing of ours is ever left in a session, and asking for it costs a round trip at each release."""
+async def _reset(connection: asyncpg.Connection) -> None:
+    """Roll back what was left by an exception. Nothing else of ours is ever left in a session, and asking for more
+    costs a round trip at each release."""
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")

@@ -1,46 +1,61 @@
-"""The read model `orgs_v1`: the org and its name. `position` is that of the last change."""
+"""The read model `orgs_v2`: the org, its name, and what its admins have set. `position` is that of the last change."""
 
 from collections.abc import Sequence
 
-from events.administration import ORG, OrgCreated, OrgRenamed
+import orjson
+
+from events.administration import ORG, OrgConfigured, OrgCreated, OrgRenamed
 from events.model import Recorded
 from projections.base import Projection, Statement, Table, statements, storable
 
 UPSERT = """
-INSERT INTO {schema}.orgs_v1 AS t (org_id, name, created_at, position)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[])
-ON CONFLICT (org_id) DO UPDATE
-SET name = excluded.name, created_at = excluded.created_at, position = excluded.position
-WHERE t.position <= excluded.position
+INSERT INTO {schema}.orgs_v2 AS t (org_id, name, members_may_work, sign_in_rules, limits, created_at, position)
+SELECT org_id, name, true, '[]', '{}', created_at, position
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[]) AS g (org_id, name, created_at, position)
+ON CONFLICT (org_id) DO NOTHING
 """
 
-RENAME = """
+# A change that is not given keeps what is there.
+CHANGE = """
 WITH given AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS g (org_id, name, position)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::boolean[], $4::text[], $5::bigint[])
+        AS g (org_id, name, members_may_work, sign_in_rules, position)
 ), changed AS (
-    UPDATE {schema}.orgs_v1 t SET name = g.name, position = g.position
-    FROM given g WHERE t.org_id = g.org_id AND t.position <= g.position
+    UPDATE {schema}.orgs_v2 t
+    SET name = coalesce(g.name, t.name),
+        members_may_work = coalesce(g.members_may_work, t.members_may_work),
+        sign_in_rules = coalesce(g.sign_in_rules, t.sign_in_rules),
+        position = g.position
+    FROM given g WHERE t.org_id = g.org_id AND t.position < g.position
 )
-SELECT g.org_id::text FROM given g WHERE NOT EXISTS (SELECT FROM {schema}.orgs_v1 t WHERE t.org_id = g.org_id)
+SELECT g.org_id::text FROM given g WHERE NOT EXISTS (SELECT FROM {schema}.orgs_v2 t WHERE t.org_id = g.org_id)
 """
 
 
 def fold(batch: Sequence[Recorded]) -> list[Statement]:
-    """Rows of orgs made in the batch, and names of those made before it."""
+    """Rows of orgs made in the batch, and the last of each org's changes in it."""
     made: dict[str, tuple[object, ...]] = {}
-    renamed: dict[str, tuple[object, ...]] = {}
+    changed: dict[str, dict[str, object]] = {}
     for recorded in batch:
-        position, decision = recorded.position, recorded.decision
-        for event in decision.events:
+        for event in recorded.decision.events:
             org_id = event.originator_id
             if isinstance(event, OrgCreated):
-                made[org_id] = (org_id, storable(event.name), decision.at, position)
-            elif isinstance(event, OrgRenamed):
-                if org_id in made:
-                    made[org_id] = (org_id, storable(event.name), made[org_id][2], position)
-                else:
-                    renamed[org_id] = (org_id, storable(event.name), position)
-    return statements(Statement.of(UPSERT, made.values()), Statement.of(RENAME, renamed.values()))
+                made[org_id] = (org_id, storable(event.name), recorded.decision.at, recorded.position)
+            elif change := _change(event):
+                changed.setdefault(org_id, {}).update(change, position=recorded.position)
+    columns = ("name", "members_may_work", "sign_in_rules", "position")
+    changes = ((org_id, *(change.get(column) for column in columns)) for org_id, change in changed.items())
+    return statements(Statement.of(UPSERT, made.values()), Statement.of(CHANGE, changes))
 
 
-ORGS = Projection(name="orgs_v1", kind=ORG, tables=(Table("orgs_v1", ("org_id",)),), fold=fold)
+def _change(event: object) -> dict[str, object]:
+    match event:
+        case OrgRenamed():
+            return {"name": storable(event.name)}
+        case OrgConfigured():
+            rules = orjson.dumps([rule.model_dump() for rule in event.sign_in_rules]).decode()
+            return {"members_may_work": event.members_may_work, "sign_in_rules": storable(rules)}
+    return {}
+
+
+ORGS = Projection(name="orgs_v2", kind=ORG, tables=(Table("orgs_v2", ("org_id",)),), fold=fold)

@@ -6,7 +6,7 @@ repeat. A change looks for its own decision in the history first. Either way the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from events import administration as admin
@@ -59,7 +59,8 @@ class CommandHandlers:
             name="bootstrap",
             user_id=command.admin_user_id,
             hint=command.token_hint,
-            verifier=command.token_verifier,
+            secret_id=command.token_secret_id,
+            role="org_admin",
         )
         return await self._create(command, admin.TOKEN, token)
 
@@ -71,32 +72,68 @@ class CommandHandlers:
 
     async def create_user(self, command: cmd.CreateUser) -> Accepted:
         """A user of the whole org, or of a company that exists."""
-        if command.company_id is not None:
-            await self._active(command, admin.COMPANY, command.company_id)
-        event = admin.UserCreated(
+        await self._company_exists(command, command.company_id)
+        return await self._create(command, admin.USER, _user(command), company_id=command.company_id)
+
+    async def invite_user(self, command: cmd.InviteUser) -> Accepted:
+        """A user, and the invitation by which a session becomes it."""
+        await self._company_exists(command, command.company_id)
+        invited = admin.UserInvited(
             **_first(command),
-            email=command.email,
-            name=command.name,
-            role=command.role,
-            company_id=command.company_id,
-            identity=command.identity,
+            invitation_id=command.invitation_id,
+            expires_at=datetime.now(UTC) + timedelta(seconds=command.expires_in_s),
         )
-        return await self._create(command, admin.USER, event, company_id=command.company_id)
+        return await self._create(command, admin.USER, _user(command), invited, company_id=command.company_id)
+
+    async def accept_invitation(self, command: cmd.AcceptInvitation) -> Accepted:
+        """The invited user is whoever holds this session."""
+        return await self._change(
+            command,
+            admin.USER,
+            lambda user: things.accept_invitation(user, command.invitation_id, command.identity, datetime.now(UTC)),
+        )
+
+    async def admit_user(self, command: cmd.AdmitUser) -> Accepted:
+        """A user by a rule of the org. Its id derives from the identity, so that two sign-ins at once are one user."""
+        try:
+            org = await self._active(command, admin.ORG, command.org_id)
+            events = things.admit_user(org, command.aggregate_id, command.sign_in_rule, command.identity, command.email)
+            company_id = events[0].company_id if isinstance(events[0], admin.UserCreated) else None
+            await self._company_exists(command, company_id)
+        except RejectedError as error:
+            return await self._first_answer(command, admin.USER, error)
+        return await self._create(command, admin.USER, *events, company_id=company_id)
 
     async def create_token(self, command: cmd.CreateToken) -> Accepted:
-        """A token of a user that is active."""
+        """A token of a user that is active, within what the user may."""
         try:
             user = await self._active(command, admin.USER, command.user_id)
-        except RejectedError:
-            return await self._first_answer(command, admin.TOKEN)
+            role, company_id = things.scope_of_token(user, command.role, command.company_id)
+            await self._company_exists(command, company_id)
+        except RejectedError as error:
+            return await self._first_answer(command, admin.TOKEN, error)
         event = admin.TokenCreated(
             **_first(command),
             name=command.name,
             user_id=command.user_id,
             hint=command.hint,
-            verifier=command.verifier,
+            secret_id=command.secret_id,
+            role=role,
+            company_id=company_id,
+            expires_at=_after(command.expires_in_s),
         )
-        return await self._create(command, admin.TOKEN, event, company_id=user.company_id)
+        return await self._create(command, admin.TOKEN, event, company_id=company_id)
+
+    async def rotate_token(self, command: cmd.RotateToken) -> Accepted:
+        """A token has a new secret."""
+        now = datetime.now(UTC)
+        return await self._change(
+            command,
+            admin.TOKEN,
+            lambda token: things.rotate_token(
+                token, command.secret_id, command.hint, now, command.overlap_s, command.expires_in_s
+            ),
+        )
 
     async def create_blueprint(self, command: cmd.CreateBlueprint) -> Accepted:
         """A blueprint, when every step is registered and every config fits its schema."""
@@ -112,6 +149,16 @@ class CommandHandlers:
     async def rename_org(self, command: cmd.RenameOrg) -> Accepted:
         """Another name for the org."""
         return await self._change(command, admin.ORG, lambda org: things.rename_org(org, command.name))
+
+    async def configure_org(self, command: cmd.ConfigureOrg) -> Accepted:
+        """Other settings of the org; the companies that they name exist."""
+        for rule in command.sign_in_rules or ():
+            await self._company_exists(command, rule.company_id)
+        return await self._change(
+            command,
+            admin.ORG,
+            lambda org: things.configure_org(org, command.members_may_work, command.sign_in_rules),
+        )
 
     async def deactivate_user(self, command: cmd.DeactivateUser) -> Accepted:
         """A user acts no more."""
@@ -209,8 +256,8 @@ class CommandHandlers:
                 continue
         raise UnavailableError(f"The {kind} changes too fast to be changed now; try again.")
 
-    async def _create(self, command: Command, kind: str, event: Event, company_id: str | None = None) -> Accepted:
-        decision = _decision(command, kind, [event], f"log.{kind}", company_id, None)
+    async def _create(self, command: Command, kind: str, *events: Event, company_id: str | None = None) -> Accepted:
+        decision = _decision(command, kind, events, f"log.{kind}", company_id, None)
         return _accepted(await self._log.append(decision))
 
     async def _create_run(self, command: Command, events: list[Event], company_id: str, submission_id: str) -> Accepted:
@@ -238,6 +285,11 @@ class CommandHandlers:
         thing = await self._repository.thing(command.org_id, kind, aggregate_id)
         return things.must_be_active(thing, kind, "archived" if kind == admin.BLUEPRINT else "deactivated")
 
+    async def _company_exists(self, command: Command, company_id: str | None) -> None:
+        """Raises NotFoundError unless the command's own org has the company; None is the org itself."""
+        if company_id is not None:
+            await self._active(command, admin.COMPANY, company_id)
+
     async def _registry(self, steps: Sequence[admin.BlueprintStep]) -> dict[str, admin.StepRegistered]:
         """The registrations of the steps that a blueprint names; of all, when it names one that is not registered."""
         keys = sorted({step.key for step in steps})
@@ -256,6 +308,21 @@ _HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) 
 
 def _first(command: Command) -> dict[str, Any]:
     return {"originator_id": command.aggregate_id, "originator_version": 1}
+
+
+def _user(command: cmd.CreateUser | cmd.InviteUser) -> admin.UserCreated:
+    return admin.UserCreated(
+        **_first(command),
+        email=command.email,
+        name=command.name,
+        role=command.role,
+        company_id=command.company_id,
+        identity=None,
+    )
+
+
+def _after(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def _decision(

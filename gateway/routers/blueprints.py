@@ -156,7 +156,7 @@ async def create(body: CreateBlueprint, call: Authenticated) -> Response:
 async def get(body: GetBlueprint, call: Authenticated) -> Blueprint:
     """One blueprint."""
     await call.caught_up(body.min_position)
-    row = await administration.blueprint(call.gateway.reader, call.org_id, body.blueprint_id)
+    row = await administration.blueprint(call.gateway.reader, call.scope, body.blueprint_id)
     return _blueprint(answers.found(row, "blueprint", body.blueprint_id))
 
 
@@ -165,7 +165,7 @@ async def list_(body: ListBlueprints, call: Authenticated) -> Page[Blueprint]:
     """Blueprints, newest first."""
     await call.caught_up(body.min_position)
     rows = await administration.blueprints(
-        call.gateway.reader, call.org_id, cursors.before(body.cursor), body.limit + 1, body.archived
+        call.gateway.reader, call.scope, cursors.before(body.cursor), body.limit + 1, body.archived
     )
     return answers.page(rows, body.limit, _blueprint)
 

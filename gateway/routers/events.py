@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from events.administration import TokenCreated
 from events.context import Actor
 from events.ids import first_run_id
 from events.model import Event, Recorded
@@ -30,7 +29,7 @@ router = APIRouter(prefix="/v1/events", tags=["events"], route_class=CallRoute)
 
 
 class EventData(BaseModel):
-    """One event. Records that are inline are left out (`results/get` gives them); secrets' verifiers too."""
+    """One event. Records that are inline are left out (`results/get` gives them)."""
 
     model_config = shown(topic="company.created", class_version=1, data={"name": "Globex"})
 
@@ -132,7 +131,7 @@ async def _of_submission(call: Call, body: ListEvents, submission_id: str) -> tu
     """The decisions of its runs, merged: the first one's history has the submission too. At most RUNS_MAX runs."""
     log = call.gateway.log
     runs = await work.run_ids_of_submission(
-        call.gateway.reader, call.org_id, call.within, submission_id, body.after_position, RUNS_MAX + 1
+        call.gateway.reader, call.scope, submission_id, body.after_position, RUNS_MAX + 1
     )
     before = runs[RUNS_MAX]["position"] if len(runs) > RUNS_MAX else None
     gate = asyncio.Semaphore(READS_AT_ONCE)
@@ -186,6 +185,4 @@ def _event(event: Event) -> dict[str, Any]:
     for name in type(event).model_fields:
         if isinstance(getattr(event, name), Payload):
             del data[name]["inline"]
-    if isinstance(event, TokenCreated):
-        data["verifier"] = None
     return {"topic": event.TOPIC, "class_version": event.class_version, "data": data}

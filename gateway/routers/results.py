@@ -13,9 +13,9 @@ from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, Id, Query, example, shown
 from gateway.payloads import Reference
 from gateway.routers.step_results import STEP_INDEX_MAX
+from gateway.run_view import RunKey
 from projections.queries import work
 from projections.queries.reader import Row
-from projections.queries.work import RunKey
 
 LIMIT_MAX = 1000
 
@@ -63,7 +63,7 @@ async def get(body: GetResults, call: Authenticated) -> Response:
     """A page of the records that a step made, rejected or read."""
     start = 0 if body.cursor is None else cursors.decode(body.cursor)
     await call.caught_up(body.min_position)
-    key = RunKey(call.org_id, call.within, body.run_id)
+    key = RunKey(call.scope, body.run_id)
     run = answers.found(await call.gateway.runs.load(key), "run", body.run_id)
     step_index = len(run["step_keys"]) - 1 if body.step_index is None else body.step_index
     if step_index >= len(run["step_keys"]):
@@ -88,7 +88,7 @@ async def _reference(call: Call, run: Row, step_index: int, kind: Kind) -> Refer
     if kind == "input" and step_index == 0:
         return await _records_of_submission(call, run["submission_id"])
     made_by = step_index - 1 if kind == "input" else step_index
-    rows = await work.step_results(call.gateway.reader, call.org_id, call.within, run["run_id"])
+    rows = await work.step_results(call.gateway.reader, call.scope, run["run_id"])
     row = next((row for row in rows if row["step_index"] == made_by), None)
     if row is None or row["output_digest"] is None:
         raise StateConflictError(
@@ -109,7 +109,7 @@ async def _reference(call: Call, run: Row, step_index: int, kind: Kind) -> Refer
 
 
 async def _records_of_submission(call: Call, submission_id: str) -> Reference:
-    row = await work.submission(call.gateway.reader, call.org_id, call.within, submission_id)
+    row = await work.submission(call.gateway.reader, call.scope, submission_id)
     row = answers.found(row, "submission", submission_id)
     return Reference(
         org_id=call.org_id,

@@ -26,10 +26,9 @@ from gateway.models import (
     shown,
 )
 from gateway.problems import invalid
-from gateway.run_view import run_resource, wait_until_ended, with_results
+from gateway.run_view import RunKey, run_resource, wait_until_ended, with_results
 from gateway.visibility import must_see
 from projections.queries import work
-from projections.queries.work import RunKey
 
 Status = Literal["running", "succeeded", "failed", "cancelled"]
 
@@ -182,7 +181,7 @@ async def get(body: GetRun, call: Authenticated) -> Response:
     check_wait(call, body.wait_s)
     await call.caught_up(body.min_position)
     gateway = call.gateway
-    key = RunKey(call.org_id, call.within, body.run_id)
+    key = RunKey(call.scope, body.run_id)
     with gateway.signals.run_waiter(body.run_id) as waiter:
         row = answers.found(await gateway.runs.load(key), "run", body.run_id)
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s) or row
@@ -198,7 +197,6 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
     await call.caught_up(body.min_position)
     rows = await work.runs(
         call.gateway.reader,
-        call.org_id,
         answers.narrowed(call, body.company_id),
         cursors.before(body.cursor),
         body.limit + 1,

@@ -8,10 +8,9 @@ from pydantic import BaseModel, Field
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
-from gateway.run_view import pending
+from gateway.run_view import RunKey, pending
 from projections.queries import work
 from projections.queries.reader import Row
-from projections.queries.work import RunKey
 
 STEP_INDEX_MAX = 10_000
 
@@ -134,8 +133,8 @@ async def get(body: GetStepResult, call: Authenticated) -> StepResult:
 
 
 async def _results(call: Call, run_id: str) -> list[StepResult]:
-    run = answers.found(await call.gateway.runs.load(RunKey(call.org_id, call.within, run_id)), "run", run_id)
-    rows = await work.step_results(call.gateway.reader, call.org_id, call.within, run_id)
+    run = answers.found(await call.gateway.runs.load(RunKey(call.scope, run_id)), "run", run_id)
+    rows = await work.step_results(call.gateway.reader, call.scope, run_id)
     recorded = {row["step_index"]: row for row in rows}
     return [_result(run, index, recorded.get(index)) for index in range(len(run["step_keys"]))]
 

@@ -31,12 +31,11 @@ from gateway.models import (
     shown,
 )
 from gateway.routers.runs import RUN_EXAMPLE, Run, check_wait
-from gateway.run_view import run_resource, wait_until_ended, with_results
+from gateway.run_view import RunKey, run_resource, wait_until_ended, with_results
 from gateway.signals import RunWaiter
 from gateway.visibility import company_for
 from projections.queries import work
 from projections.queries.reader import Row
-from projections.queries.work import RunKey
 
 _logger = get_logger("gateway")
 
@@ -162,7 +161,7 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
 async def get(body: GetSubmission, call: Authenticated) -> Submission:
     """One submission, without its records: `results/get` with `kind: input` pages through them."""
     await call.caught_up(body.min_position)
-    row = await work.submission(call.gateway.reader, call.org_id, call.within, body.submission_id)
+    row = await work.submission(call.gateway.reader, call.scope, body.submission_id)
     return _submission(answers.found(row, "submission", body.submission_id))
 
 
@@ -172,7 +171,6 @@ async def list_(body: ListSubmissions, call: Authenticated) -> Page[Submission]:
     await call.caught_up(body.min_position)
     rows = await work.submissions(
         call.gateway.reader,
-        call.org_id,
         answers.narrowed(call, body.company_id),
         cursors.before(body.cursor),
         body.limit + 1,
@@ -189,7 +187,7 @@ async def _run(
     None when that cannot be known now: the submission is on disk, so its answer must not become an error.
     """
     gateway = call.gateway
-    key = RunKey(call.org_id, call.within, run_id)
+    key = RunKey(call.scope, run_id)
     try:
         row = await gateway.runs.load(key) if look_first else None
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s)

@@ -1,60 +1,96 @@
-"""Who stands behind a credential, and which company a thing belongs to."""
+"""Who stands behind a credential, what an org lets people do, and which company a thing belongs to."""
 
-from projections.queries.reader import Reader, Row
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
-TOKEN_OWNER = """
-SELECT t.token_id::text, u.user_id::text, u.org_id::text, u.company_id::text, u.role
-FROM data_engine.tokens_v1 t
-JOIN data_engine.users_v1 u ON u.user_id = t.user_id AND u.org_id = t.org_id
-WHERE t.verifier = $1 AND t.revoked_at IS NULL AND u.deactivated_at IS NULL
+from projections.queries.reader import Reader, Row, Scope
+
+TOKEN_CALLER = """
+SELECT org_id::text, user_id::text, company_id::text, role, token_id::text, expires_at, members_may_work, limits
+FROM data_engine.token_caller($1)
 """
 
-IDENTITY_USERS = """
-SELECT NULL::text AS token_id, u.user_id::text, u.org_id::text, u.company_id::text, u.role
-FROM data_engine.users_v1 u
-WHERE u.identity = $1 AND u.deactivated_at IS NULL
-ORDER BY u.position
-LIMIT 100
+IDENTITY_CALLERS = """
+SELECT org_id::text, user_id::text, company_id::text, role, token_id::text, expires_at, members_may_work, limits
+FROM data_engine.identity_callers($1)
 """
 
-USER_COMPANY = """
-SELECT company_id::text FROM data_engine.users_v1 WHERE org_id = $1::uuid AND user_id = $2::uuid
+OPEN_INVITATION = """
+SELECT org_id::text, user_id::text, company_id::text, role, invitation_id::text FROM data_engine.open_invitation($1)
 """
 
-TOKEN_COMPANY = """
-SELECT u.company_id::text
-FROM data_engine.tokens_v1 t
-JOIN data_engine.users_v1 u ON u.user_id = t.user_id AND u.org_id = t.org_id
-WHERE t.org_id = $1::uuid AND t.token_id = $2::uuid
+ACCESS_CHANGES = """
+SELECT NULL AS org_id, data_engine.access_position() AS last_position
+UNION ALL
+SELECT org_id::text, last_position FROM data_engine.access_changes($1)
 """
 
-SUBMISSION_COMPANY = """
-SELECT company_id::text FROM data_engine.submissions_v1 WHERE org_id = $1::uuid AND submission_id = $2::uuid
+SIGN_IN = """
+SELECT o.sign_in_rules, u.user_id::text, u.deactivated_at IS NULL AS active
+FROM data_engine.orgs_v2 o
+LEFT JOIN data_engine.users_v2 u ON u.org_id = o.org_id AND u.identity = $2
+WHERE o.org_id = $1::uuid
+ORDER BY u.deactivated_at IS NULL DESC, u.position
+LIMIT 1
 """
 
-RUN_COMPANY = """
-SELECT company_id::text FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND run_id = $2::uuid
+ADD_CREDENTIAL = "INSERT INTO data_engine.credentials (verifier, secret_id, org_id) VALUES ($1, $2::uuid, $3::uuid)"
+
+NOTE_USAGE = """
+INSERT INTO data_engine.token_usage AS t (token_id, org_id, last_used_at)
+SELECT token_id, $1::uuid, last_used_at FROM unnest($2::uuid[], $3::timestamptz[]) AS g (token_id, last_used_at)
+ON CONFLICT (token_id) DO UPDATE SET last_used_at = greatest(t.last_used_at, excluded.last_used_at)
 """
 
 _COMPANY_OF = {
-    "user": USER_COMPANY,
-    "token": TOKEN_COMPANY,
-    "submission": SUBMISSION_COMPANY,
-    "run": RUN_COMPANY,
-}
+    kind: f"SELECT company_id::text FROM data_engine.{table} WHERE org_id = $1::uuid AND {kind}_id = $2::uuid"
+    for kind, table in (
+        ("user", "users_v2"), ("token", "tokens_v2"), ("submission", "submissions_v1"), ("run", "runs_v1"),
+    )
+}  # fmt: skip
 
 
-async def token_owner(reader: Reader, verifier: str) -> Row | None:
-    """The active user behind a token that is not revoked. The one query without an org: it finds the org."""
-    return await reader.row(TOKEN_OWNER, verifier)
+async def token_caller(reader: Reader, verifier: str) -> Row | None:
+    """Who acts by a token that holds now: the token's scope within that of its active user."""
+    found = await reader.platform_rows(TOKEN_CALLER, verifier)
+    return found[0] if found else None
 
 
-async def identity_users(reader: Reader, identity: str) -> list[Row]:
-    """The active users, of any org, that a session's `sub` stands for."""
-    return await reader.rows(IDENTITY_USERS, identity)
+async def identity_callers(reader: Reader, identity: str) -> list[Row]:
+    """The active users, of any org, that a session's `sub` stands for; the oldest first."""
+    return await reader.platform_rows(IDENTITY_CALLERS, identity)
 
 
-async def company_of(reader: Reader, kind: str, org_id: str, thing_id: str) -> tuple[bool, str | None]:
-    """Whether the org has this thing, and the company that it belongs to (None: to the org)."""
-    row = await reader.row(_COMPANY_OF[kind], org_id, thing_id)
+async def open_invitation(reader: Reader, verifier: str) -> Row | None:
+    """The invited user behind an invitation that holds now."""
+    found = await reader.platform_rows(OPEN_INVITATION, verifier)
+    return found[0] if found else None
+
+
+async def access_changes(reader: Reader, after: int) -> tuple[int, set[str]]:
+    """The position of the last change of anybody's access, and the orgs in which there were any after a position."""
+    rows = await reader.platform_rows(ACCESS_CHANGES, after)
+    return max(row["last_position"] for row in rows), {row["org_id"] for row in rows if row["org_id"] is not None}
+
+
+async def sign_in(reader: Reader, org_id: str, identity: str) -> Row | None:
+    """The org's sign-in rules (JSON text), and the user that the identity has in it already, active or not."""
+    return await reader.row(Scope(org_id), SIGN_IN, org_id, identity)
+
+
+async def add_credential(reader: Reader, org_id: str, secret_id: str, verifier: str) -> None:
+    """Keep the SHA-256 of a secret. It opens nothing until a decision in the log names its `secret_id`."""
+    await reader.write(Scope(org_id), ADD_CREDENTIAL, verifier, secret_id, org_id)
+
+
+async def note_usage(reader: Reader, org_id: str, last_used_at: Mapping[str, datetime]) -> None:
+    """When tokens of an org were used, by token id."""
+    columns: tuple[list[Any], list[Any]] = (list(last_used_at), list(last_used_at.values()))
+    await reader.write(Scope(org_id), NOTE_USAGE, org_id, *columns)
+
+
+async def company_of(reader: Reader, scope: Scope, kind: str, thing_id: str) -> tuple[bool, str | None]:
+    """Whether the scope has this thing, and the company that it belongs to (None: to the org)."""
+    row = await reader.row(scope, _COMPANY_OF[kind], scope.org_id, thing_id)
     return (False, None) if row is None else (True, row["company_id"])

@@ -1,9 +1,10 @@
 """Orgs, companies, users, tokens, blueprints, and the steps that every org may use."""
 
-from projections.queries.reader import Reader, Row
+from projections.queries.reader import Reader, Row, Scope
 
 ORG = """
-SELECT org_id::text, name, created_at, position FROM data_engine.orgs_v1 WHERE org_id = $1::uuid
+SELECT org_id::text, name, members_may_work, sign_in_rules, created_at, position
+FROM data_engine.orgs_v2 WHERE org_id = $1::uuid
 """
 
 _COMPANY = "SELECT company_id::text, name, created_at, position FROM data_engine.companies_v1"
@@ -23,8 +24,8 @@ LIMIT $4
 
 _USER = """
 SELECT user_id::text, company_id::text, email, name, role, identity, deactivated_at IS NULL AS active,
-       created_at, deactivated_at, position
-FROM data_engine.users_v1
+       invitation_expires_at, created_at, deactivated_at, position
+FROM data_engine.users_v2
 """
 
 USER = f"""
@@ -41,23 +42,27 @@ ORDER BY position DESC
 LIMIT $4
 """
 
-_TOKEN = """
-SELECT t.token_id::text, t.user_id::text, t.name, t.hint, t.revoked_at IS NULL AND u.deactivated_at IS NULL AS active,
-       t.created_at, t.revoked_at, t.position
-FROM data_engine.tokens_v1 t
-JOIN data_engine.users_v1 u ON u.user_id = t.user_id AND u.org_id = t.org_id
+_TOKEN_ACTIVE = """(
+    t.revoked_at IS NULL AND coalesce(t.expires_at, 'infinity') > now() AND data_engine.user_is_active(t.user_id)
+)"""
+
+_TOKEN = f"""
+SELECT t.token_id::text, t.user_id::text, t.company_id::text, t.role, t.name, t.hint, {_TOKEN_ACTIVE} AS active,
+       t.expires_at, l.last_used_at, t.created_at, t.rotated_at, t.revoked_at, t.position
+FROM data_engine.tokens_v2 t
+LEFT JOIN data_engine.token_usage l ON l.token_id = t.token_id AND l.org_id = t.org_id
 """
 
 TOKEN = f"""
 {_TOKEN}
-WHERE t.org_id = $1::uuid AND t.token_id = $2::uuid AND ($3::uuid IS NULL OR u.company_id = $3::uuid)
+WHERE t.org_id = $1::uuid AND t.token_id = $2::uuid AND ($3::uuid IS NULL OR t.company_id = $3::uuid)
 """
 
 TOKENS = f"""
 {_TOKEN}
-WHERE t.org_id = $1::uuid AND ($2::uuid IS NULL OR u.company_id = $2::uuid)
+WHERE t.org_id = $1::uuid AND ($2::uuid IS NULL OR t.company_id = $2::uuid)
   AND t.position < $3 AND ($5::uuid IS NULL OR t.user_id = $5::uuid)
-  AND ($6::boolean IS NULL OR (t.revoked_at IS NULL AND u.deactivated_at IS NULL) = $6)
+  AND ($6::boolean IS NULL OR {_TOKEN_ACTIVE} = $6)
 ORDER BY t.position DESC
 LIMIT $4
 """
@@ -98,62 +103,61 @@ LIMIT $2
 """
 
 
-async def org(reader: Reader, org_id: str) -> Row | None:
+async def org(reader: Reader, scope: Scope) -> Row | None:
     """The org itself."""
-    return await reader.row(ORG, org_id)
+    return await reader.row(scope, ORG, scope.org_id)
 
 
-async def company(reader: Reader, org_id: str, within: str | None, company_id: str) -> Row | None:
+async def company(reader: Reader, scope: Scope, company_id: str) -> Row | None:
     """One company."""
-    return await reader.row(COMPANY, org_id, company_id, within)
+    return await reader.row(scope, COMPANY, scope.org_id, company_id, scope.company_id)
 
 
-async def companies(
-    reader: Reader, org_id: str, within: str | None, before: int, limit: int, name_prefix: str | None
-) -> list[Row]:
+async def companies(reader: Reader, scope: Scope, before: int, limit: int, name_prefix: str | None) -> list[Row]:
     """Companies, newest first."""
-    return await reader.rows(COMPANIES, org_id, within, before, limit, name_prefix)
+    return await reader.rows(scope, COMPANIES, scope.org_id, scope.company_id, before, limit, name_prefix)
 
 
-async def user(reader: Reader, org_id: str, within: str | None, user_id: str) -> Row | None:
+async def user(reader: Reader, scope: Scope, user_id: str) -> Row | None:
     """One user."""
-    return await reader.row(USER, org_id, user_id, within)
+    return await reader.row(scope, USER, scope.org_id, user_id, scope.company_id)
 
 
 async def users(
-    reader: Reader, org_id: str, within: str | None, before: int, limit: int, role: str | None, active: bool | None
+    reader: Reader, scope: Scope, before: int, limit: int, role: str | None, active: bool | None
 ) -> list[Row]:
     """Users, newest first."""
-    return await reader.rows(USERS, org_id, within, before, limit, role, active)
+    return await reader.rows(scope, USERS, scope.org_id, scope.company_id, before, limit, role, active)
 
 
-async def token(reader: Reader, org_id: str, within: str | None, token_id: str) -> Row | None:
+async def token(reader: Reader, scope: Scope, token_id: str) -> Row | None:
     """One API token; never its verifier."""
-    return await reader.row(TOKEN, org_id, token_id, within)
+    return await reader.row(scope, TOKEN, scope.org_id, token_id, scope.company_id)
 
 
 async def tokens(
-    reader: Reader, org_id: str, within: str | None, before: int, limit: int, user_id: str | None, active: bool | None
+    reader: Reader, scope: Scope, before: int, limit: int, user_id: str | None, active: bool | None
 ) -> list[Row]:
     """API tokens, newest first."""
-    return await reader.rows(TOKENS, org_id, within, before, limit, user_id, active)
+    return await reader.rows(scope, TOKENS, scope.org_id, scope.company_id, before, limit, user_id, active)
 
 
-async def blueprint(reader: Reader, org_id: str, blueprint_id: str) -> Row | None:
+async def blueprint(reader: Reader, scope: Scope, blueprint_id: str) -> Row | None:
     """One blueprint; `steps` is JSON text."""
-    return await reader.row(BLUEPRINT, org_id, blueprint_id)
+    return await reader.row(scope, BLUEPRINT, scope.org_id, blueprint_id)
 
 
-async def blueprints(reader: Reader, org_id: str, before: int, limit: int, archived: bool | None) -> list[Row]:
+async def blueprints(reader: Reader, scope: Scope, before: int, limit: int, archived: bool | None) -> list[Row]:
     """Blueprints, newest first."""
-    return await reader.rows(BLUEPRINTS, org_id, before, limit, archived)
+    return await reader.rows(scope, BLUEPRINTS, scope.org_id, before, limit, archived)
 
 
 async def step(reader: Reader, step_key: str) -> Row | None:
     """One registered step; `config_schema` is JSON text."""
-    return await reader.row(STEP, step_key)
+    found = await reader.platform_rows(STEP, step_key)
+    return found[0] if found else None
 
 
 async def steps(reader: Reader, before: int, limit: int) -> list[Row]:
     """Registered steps, the latest registration first."""
-    return await reader.rows(STEPS, before, limit)
+    return await reader.platform_rows(STEPS, before, limit)

@@ -7,5 +7,5 @@ PROJECTED_POSITION = "SELECT coalesce(min(position), 0)::bigint FROM data_engine
 
 async def projected_position(reader: Reader) -> int:
     """The log position that every projection has reached; 0 before there is any."""
-    position: int = await reader.value(PROJECTED_POSITION)
+    position: int = (await reader.platform_rows(PROJECTED_POSITION))[0][0]
     return position

@@ -1,21 +1,26 @@
-"""Running the named SQL. Works through a transaction pooler: one statement at a time, no session state."""
+"""Running the named SQL: what is a tenant's within its scope, in one transaction, under row-level security.
+
+Works through a transaction pooler: no session state, and what a transaction set ends with it.
+"""
 
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncpg
 
 from events.errors import ConfigurationError, UnavailableError
+from events.ids import is_id
 
 Row = asyncpg.Record
 
 ACQUIRE_TIMEOUT_S = 5.0
 QUERY_TIMEOUT_S = 15.0
+WHOLE_ORG = "all"
 
 T = TypeVar("T")
 
 _NOT_THERE = (
-    asyncpg.InternalClientError,
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
@@ -28,27 +33,63 @@ _NOT_THERE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a transaction may see: an org, or one company of it (None: the whole org).
+
+    Postgres itself holds it (migrations/0002_tenancy.sql); the queries' own conditions are the first lock, and this is
+    the second. Raises ValueError for what is not an id: the text goes into SQL.
+    """
+
+    org_id: str
+    company_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_id(self.org_id) or not (self.company_id is None or is_id(self.company_id)):
+            raise ValueError("a scope is made of ids")
+
+    @property
+    def statements(self) -> str:
+        """The SQL that sets it for one transaction."""
+        company = self.company_id or WHOLE_ORG
+        return f"SET LOCAL data_engine.org_id = '{self.org_id}'; SET LOCAL data_engine.company_id = '{company}'"
+
+
 class Reader:
     """Reads through a pool. Every method raises UnavailableError when the database does not answer."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def rows(self, sql: str, *arguments: Any) -> list[Row]:
-        """All rows."""
-        return await _answered(self._rows(sql, arguments))
+    async def rows(self, scope: Scope, sql: str, *arguments: Any) -> list[Row]:
+        """All rows that the scope may see."""
+        return await _answered(self._scoped(scope, sql, arguments))
 
-    async def row(self, sql: str, *arguments: Any) -> Row | None:
+    async def row(self, scope: Scope, sql: str, *arguments: Any) -> Row | None:
         """The first row, or None."""
-        found = await self.rows(sql, *arguments)
+        found = await self.rows(scope, sql, *arguments)
         return found[0] if found else None
 
-    async def value(self, sql: str, *arguments: Any) -> Any:
-        """The first column of the first row, or None."""
-        found = await self.row(sql, *arguments)
-        return None if found is None else found[0]
+    async def platform_rows(self, sql: str, *arguments: Any) -> list[Row]:
+        """All rows of what belongs to no tenant, or of a function that finds out whose a credential is."""
+        return await _answered(self._unscoped(sql, arguments))
 
-    async def _rows(self, sql: str, arguments: tuple[Any, ...]) -> list[Row]:
+    async def write(self, scope: Scope, sql: str, *arguments: Any) -> None:
+        """One of the few writes of the gateway's own, within the scope."""
+        await _answered(self._scoped(scope, sql, arguments, mode="READ WRITE"))
+
+    async def _scoped(self, scope: Scope, sql: str, arguments: tuple[Any, ...], mode: str = "READ ONLY") -> list[Row]:
+        """One transaction, begun together with what it sets: a round trip less than asyncpg's own.
+
+        When it is left by an exception, or cancelled, the pool rolls it back (projections.database).
+        """
+        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            await connection.execute(f"BEGIN {mode}; {scope.statements}", timeout=QUERY_TIMEOUT_S)
+            rows: list[Row] = await connection.fetch(sql, *arguments, timeout=QUERY_TIMEOUT_S)
+            await connection.execute("COMMIT", timeout=QUERY_TIMEOUT_S)
+            return rows
+
+    async def _unscoped(self, sql: str, arguments: tuple[Any, ...]) -> list[Row]:
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             return await connection.fetch(sql, *arguments, timeout=QUERY_TIMEOUT_S)
 
@@ -58,5 +99,5 @@ async def _answered(answer: Awaitable[T]) -> T:
         return await answer
     except _NOT_THERE as error:
         raise UnavailableError("The database does not answer.") from error
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError("The database has no read models of this version; run `dex migrate`.") from error

@@ -1,9 +1,8 @@
 """Submissions, pipeline runs and step results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from projections.queries.reader import Reader, Row
+from projections.queries.reader import Reader, Row, Scope
 
 _SUBMISSION = """
 SELECT submission_id::text, company_id::text, blueprint_id::text, name, records_digest, records_size_bytes,
@@ -48,11 +47,11 @@ LEFT JOIN LATERAL (
 ) s ON true
 """
 
-RUNS_BY_KEY = f"""
-{_RUN}, asked.company_id::text AS within
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS asked (org_id, company_id, run_id)
-JOIN data_engine.runs_v1 r ON r.run_id = asked.run_id AND r.org_id = asked.org_id
-  AND (asked.company_id IS NULL OR r.company_id = asked.company_id)
+RUNS_BY_ID = f"""
+{_RUN}
+FROM unnest($3::uuid[]) AS asked (run_id)
+JOIN data_engine.runs_v1 r ON r.run_id = asked.run_id AND r.org_id = $1::uuid
+  AND ($2::uuid IS NULL OR r.company_id = $2::uuid)
 {_STEPS_OF_RUN}
 """
 
@@ -90,38 +89,25 @@ ORDER BY step_index
 """
 
 
-@dataclass(frozen=True, slots=True)
-class RunKey:
-    """A run as a caller may see it; `within` is None for a caller of the whole org."""
-
-    org_id: str
-    within: str | None
-    run_id: str
-
-
-async def submission(reader: Reader, org_id: str, within: str | None, submission_id: str) -> Row | None:
+async def submission(reader: Reader, scope: Scope, submission_id: str) -> Row | None:
     """One submission."""
-    return await reader.row(SUBMISSION, org_id, submission_id, within)
+    return await reader.row(scope, SUBMISSION, scope.org_id, submission_id, scope.company_id)
 
 
-async def submissions(
-    reader: Reader, org_id: str, within: str | None, before: int, limit: int, blueprint_id: str | None
-) -> list[Row]:
+async def submissions(reader: Reader, scope: Scope, before: int, limit: int, blueprint_id: str | None) -> list[Row]:
     """Submissions, newest first."""
-    return await reader.rows(SUBMISSIONS, org_id, within, before, limit, blueprint_id)
+    return await reader.rows(scope, SUBMISSIONS, scope.org_id, scope.company_id, before, limit, blueprint_id)
 
 
-async def runs_by_key(reader: Reader, keys: Sequence[RunKey]) -> dict[RunKey, Row]:
-    """Runs with their steps and the reference of their output; many callers' in one query, each with its own key."""
-    orgs, companies, ids = zip(*((key.org_id, key.within, key.run_id) for key in keys), strict=True)
-    found = await reader.rows(RUNS_BY_KEY, orgs, companies, ids)
-    return {RunKey(row["org_id"], row["within"], row["run_id"]): row for row in found}
+async def runs_by_id(reader: Reader, scope: Scope, run_ids: Sequence[str]) -> dict[str, Row]:
+    """Runs with their steps and the reference of their output, by id; those that the scope may see."""
+    found = await reader.rows(scope, RUNS_BY_ID, scope.org_id, scope.company_id, run_ids)
+    return {row["run_id"]: row for row in found}
 
 
 async def runs(
     reader: Reader,
-    org_id: str,
-    within: str | None,
+    scope: Scope,
     before: int,
     limit: int,
     submission_id: str | None,
@@ -129,16 +115,16 @@ async def runs(
     status: str | None,
 ) -> list[Row]:
     """Runs, newest first."""
-    return await reader.rows(RUNS, org_id, within, before, limit, submission_id, blueprint_id, status)
+    return await reader.rows(
+        scope, RUNS, scope.org_id, scope.company_id, before, limit, submission_id, blueprint_id, status
+    )
 
 
-async def run_ids_of_submission(
-    reader: Reader, org_id: str, within: str | None, submission_id: str, after: int, limit: int
-) -> list[Row]:
+async def run_ids_of_submission(reader: Reader, scope: Scope, submission_id: str, after: int, limit: int) -> list[Row]:
     """The submission's runs that have decisions after a position, oldest first."""
-    return await reader.rows(RUN_IDS_OF_SUBMISSION, org_id, within, submission_id, after, limit)
+    return await reader.rows(scope, RUN_IDS_OF_SUBMISSION, scope.org_id, scope.company_id, submission_id, after, limit)
 
 
-async def step_results(reader: Reader, org_id: str, within: str | None, run_id: str) -> list[Row]:
+async def step_results(reader: Reader, scope: Scope, run_id: str) -> list[Row]:
     """What is known of a run's steps, in their order; a step without a row is pending."""
-    return await reader.rows(STEP_RESULTS, org_id, within, run_id)
+    return await reader.rows(scope, STEP_RESULTS, scope.org_id, scope.company_id, run_id)

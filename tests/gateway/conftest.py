@@ -23,9 +23,9 @@ from gateway.app import create_app
 from gateway.state import Gateway, open_gateway
 from migrations.database import migrate
 from migrations.streams import migrate_streams
-from tests.gateway.support import Service, World, add_world
+from tests.gateway.support import JWT_SECRET, Service, World, add_world
 
-JWT_SECRET = "a-shared-secret-of-the-tests-0123456789"
+GATEWAY_LOGIN = "gateway_of_the_tests"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ async def database(servers: Servers) -> AsyncIterator[asyncpg.Pool]:
             "INSERT INTO data_engine.projection_checkpoints (name, position, epoch, decision_id) "
             "VALUES ('all', 0, 'e', 'd') ON CONFLICT DO NOTHING"
         )
+        await pool.execute(f"CREATE ROLE {GATEWAY_LOGIN} LOGIN IN ROLE data_engine_gateway")
         yield pool
 
 
@@ -96,7 +97,7 @@ def settings(servers: Servers) -> Settings:
     return Settings(
         _env_file=None,
         nats_url=servers.nats_url,
-        database_url=servers.dsn,
+        database_url=servers.dsn.replace("postgres:@", f"{GATEWAY_LOGIN}:@"),
         jwt_secret=JWT_SECRET,
         command_timeout_s=0.5,
         body_max_bytes=256 * 1024,
@@ -120,7 +121,7 @@ async def client(settings: Settings, gateway: Gateway) -> AsyncIterator[httpx.As
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(database: asyncpg.Pool, gateway: Gateway) -> World:
-    gateway.authenticator.cache.clear()
+    gateway.authenticator.cache.forget(None)
     return await add_world(database)
 
 

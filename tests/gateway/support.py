@@ -2,12 +2,14 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import jwt
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,9 +25,12 @@ from events.log import EventLog
 from events.model import Decision, Event
 from events.payload import describe, encode_records
 from events.processing import RunStarted, RunSucceeded, StepScheduled, StepSucceeded, SubmissionCreated
-from gateway.auth import verifier_of
+from events.secrets import verifier_of
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+JWT_SECRET = "a-shared-secret-of-the-tests-0123456789"
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -45,6 +50,16 @@ class Person:
     @property
     def headers(self) -> dict[str, str]:
         return bearer(self.token)
+
+
+def claims(person: Person, **changes: Any) -> dict[str, Any]:
+    now = int(time.time())
+    content = {"sub": person.identity, "aud": "authenticated", "iat": now, "exp": now + 300} | changes
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def session(person: Person, key: Any = JWT_SECRET, algorithm: str = "HS256", **changes: Any) -> dict[str, str]:
+    return bearer(jwt.encode(claims(person, **changes), key, algorithm))
 
 
 @dataclass
@@ -76,7 +91,10 @@ async def add_world(pool: asyncpg.Pool) -> World:
     org_id, strange_org_id = new_id(), new_id()
     company_id, other_company_id, strange_company_id = new_id(), new_id(), new_id()
     for org, name in ((org_id, "Acme"), (strange_org_id, "Strange")):
-        await insert(pool, "orgs_v1", org_id=org, name=name, created_at=AT, position=next(positions))
+        await insert(
+            pool, "orgs_v2", org_id=org, name=name, members_may_work=True, sign_in_rules="[]", limits="{}",
+            created_at=AT, position=next(positions),
+        )  # fmt: skip
     for company, org in ((company_id, org_id), (other_company_id, org_id), (strange_company_id, strange_org_id)):
         await add_company(pool, org, company, "Globex")
     return World(
@@ -103,15 +121,45 @@ async def add_person(
 ) -> Person:
     token = "dex_" + secrets.token_hex(22)
     person = Person(new_id(), org_id, company_id, role, new_id(), token, identity or f"sub-{new_id()}")
+    at = next(positions)
     await insert(
-        pool, "users_v1", user_id=person.user_id, org_id=org_id, company_id=company_id, email="a@b.example", name="A",
-        role=role, identity=person.identity, created_at=AT, position=next(positions),
+        pool, "users_v2", user_id=person.user_id, org_id=org_id, company_id=company_id, email="a@b.example", name="A",
+        role=role, identity=person.identity, created_at=AT, position=at, last_position=at,
     )  # fmt: skip
     await insert(
-        pool, "tokens_v1", token_id=person.token_id, org_id=org_id, user_id=person.user_id, name="a token",
-        hint=token[:8], verifier=verifier_of(token), created_at=AT, position=next(positions),
+        pool, "tokens_v2", token_id=person.token_id, org_id=org_id, company_id=company_id, user_id=person.user_id,
+        role=role, name="a token", hint=token[:8], created_at=AT, position=at, last_position=at,
     )  # fmt: skip
+    await add_secret(pool, org_id, person.token_id, token)
     return person
+
+
+async def add_secret(pool: asyncpg.Pool, org_id: str, token_id: str, token: str) -> str:
+    secret_id = new_id()
+    await insert(
+        pool, "token_secrets_v2", secret_id=secret_id, org_id=org_id, token_id=token_id, position=next(positions)
+    )
+    await insert(pool, "credentials", verifier=verifier_of(token), secret_id=secret_id, org_id=org_id)
+    return secret_id
+
+
+async def add_invitation(pool: asyncpg.Pool, org_id: str, company_id: str, *, expired: bool = False) -> str:
+    """An invited user of the company; the invitation."""
+    invitation, user_id, secret_id, at = "dexi_" + secrets.token_hex(22), new_id(), new_id(), next(positions)
+    ends = datetime.now(UTC) + timedelta(hours=-1 if expired else 1)
+    await insert(
+        pool, "users_v2", user_id=user_id, org_id=org_id, company_id=company_id, email="a@b.example", role="member",
+        invitation_id=secret_id, invitation_expires_at=ends, created_at=AT, position=at, last_position=at,
+    )  # fmt: skip
+    await insert(pool, "credentials", verifier=verifier_of(invitation), secret_id=secret_id, org_id=org_id)
+    return invitation
+
+
+async def touch(pool: asyncpg.Pool, table: str, change: str, **key: str) -> None:
+    """Change a row as the projector would: with the position of the change."""
+    ((name, value),) = key.items()
+    at = "position" if table == "orgs_v2" else "last_position"
+    await pool.execute(f"UPDATE data_engine.{table} SET {change}, {at} = $2 WHERE {name} = $1", value, next(positions))
 
 
 def decision(org_id: str, kind: str, events: list[Event], routing: str, company_id: str | None = None) -> Decision:

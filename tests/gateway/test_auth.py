@@ -16,26 +16,18 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from events.context import AuthContext
 from events.errors import AuthenticationError, UnavailableError
+from events.ids import new_id
 from events.settings import Settings
-from gateway.auth import AuthCache
+from gateway.access_watch import LEASE_S
+from gateway.auth import AuthCache, Caller
 from gateway.sessions import PublishedKeys, SessionVerifier
 from gateway.state import Gateway
-from tests.gateway.conftest import JWT_SECRET
-from tests.gateway.support import Person, Service, World, add_person, add_world, bearer
+from projections.queries.reader import Scope
+from tests.gateway.support import JWT_SECRET, Person, World, add_person, add_world, bearer, claims, session, touch
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
-
-
-def claims(person: Person, **changes: Any) -> dict[str, Any]:
-    now = int(time.time())
-    content = {"sub": person.identity, "aud": "authenticated", "iat": now, "exp": now + 300} | changes
-    return {name: value for name, value in content.items() if value is not None}
-
-
-def session(person: Person, key: Any = JWT_SECRET, algorithm: str = "HS256", **changes: Any) -> dict[str, str]:
-    return bearer(jwt.encode(claims(person, **changes), key, algorithm))
 
 
 async def ask(client: httpx.AsyncClient, headers: dict[str, str]) -> httpx.Response:
@@ -61,14 +53,14 @@ async def test_credentials_that_are_none(header: str, client: httpx.AsyncClient,
 
 async def test_a_revoked_token(client: httpx.AsyncClient, world: World, database: asyncpg.Pool) -> None:
     token_id = world.member.token_id
-    await database.execute("UPDATE data_engine.tokens_v1 SET revoked_at = now() WHERE token_id = $1", token_id)
+    await touch(database, "tokens_v2", "revoked_at = now()", token_id=token_id)
     assert (await ask(client, world.member.headers)).status_code == 401
     assert (await ask(client, session(world.member))).status_code == 200, "the user may still have sessions"
 
 
 async def test_an_inactive_user(client: httpx.AsyncClient, world: World, database: asyncpg.Pool) -> None:
     user_id = world.member.user_id
-    await database.execute("UPDATE data_engine.users_v1 SET deactivated_at = now() WHERE user_id = $1", user_id)
+    await touch(database, "users_v2", "deactivated_at = now()", user_id=user_id)
     assert (await ask(client, world.member.headers)).status_code == 401
     assert (await ask(client, session(world.member))).status_code == 401
 
@@ -127,36 +119,53 @@ async def test_one_identity_in_several_orgs_chooses(
         assert (await ask(client, headers | {"X-Data-Engine-Org": foreign})).status_code == 401
 
 
-async def test_revocation_reaches_the_cache_by_signal(
-    client: httpx.AsyncClient, world: World, database: asyncpg.Pool, service: Service, gateway: Gateway
+async def test_a_change_of_access_is_noticed_without_any_signal(
+    client: httpx.AsyncClient, world: World, database: asyncpg.Pool, gateway: Gateway
 ) -> None:
+    await gateway.authenticator.watch._ask()  # the world itself is no news
     assert (await ask(client, world.member.headers)).status_code == 200
-    token_id = world.member.token_id
-    await database.execute("UPDATE data_engine.tokens_v1 SET revoked_at = now() WHERE token_id = $1", token_id)
-    assert (await ask(client, world.member.headers)).status_code == 200, "kept for a minute at most"
-    generation = gateway.authenticator.cache.generation
-    await service.signal(1, access=True)
-    async with asyncio.timeout(5):
-        while gateway.authenticator.cache.generation == generation:
+    assert (await ask(client, world.stranger.headers)).status_code == 200
+    await touch(database, "tokens_v2", "revoked_at = now()", token_id=world.member.token_id)
+    kept = gateway.authenticator.cache._entries
+    async with asyncio.timeout(LEASE_S):
+        while any(caller.auth.token_id == world.member.token_id for caller, _ in kept.values()):
             await asyncio.sleep(0)
     assert (await ask(client, world.member.headers)).status_code == 401
+    assert any(caller.auth.token_id == world.stranger.token_id for caller, _ in kept.values()), "other orgs stay"
+
+
+async def test_nothing_that_is_kept_counts_when_the_database_is_silent(
+    client: httpx.AsyncClient, world: World, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await ask(client, world.member.headers)).status_code == 200
+    watch = gateway.authenticator.watch
+    monkeypatch.setattr(watch, "_until_s", time.monotonic())
+    assert not watch.holds()
+    assert (await ask(client, world.member.headers)).status_code == 200, "looked up again"
 
 
 def test_the_cache_keeps_nothing_that_was_read_before_a_change() -> None:
-    epoch = [0]
-    cache = AuthCache(lambda: epoch[0])
-    auth = AuthContext(org_id="o", user_id="u", role="org_admin", auth_method="jwt")
+    holds = [True]
+    cache = AuthCache(lambda: holds[0])
+    auth = AuthContext(org_id=new_id(), user_id="u", role="org_admin", auth_method="jwt")
+    caller = Caller(auth, Scope(auth.org_id), True)
     key = ("v", None)
-    began = cache.generation
-    cache.clear()
-    cache.put(key, auth, began, 60)
+    for orgs in (None, {auth.org_id}, {new_id()}):
+        began = cache.generation
+        cache.forget(orgs)
+        cache.put(key, caller, began, 60)
+        assert cache.get(key) is None
+    cache.put(key, caller, cache.generation, 60)
+    cache.forget({new_id()})
+    assert cache.get(key) == caller, "it is another org that has changed"
+    cache.forget({auth.org_id})
     assert cache.get(key) is None
-    cache.put(key, auth, cache.generation, 60)
-    assert cache.get(key) == auth
-    epoch[0] += 1
-    assert cache.get(key) is None, "signals may have been missed while the connection was lost"
-    cache.put(key, auth, cache.generation, 0)
-    assert cache.get(key) is None, "a session that has ended"
+    cache.put(key, caller, cache.generation, 60)
+    holds[0] = False
+    assert cache.get(key) is None, "the lease has ended"
+    holds[0] = True
+    cache.put(key, caller, cache.generation, 0)
+    assert cache.get(key) == caller, "a session that has ended is not kept, and what was kept holds"
 
 
 class Keys:

@@ -14,9 +14,9 @@ from events import subjects
 from events.commands import COMMANDS, Accepted, CreateCompany
 from events.errors import IdempotencyError, InvalidInputError, NotFoundError, RejectedError, StateConflictError
 from events.ids import derive_id, new_id
-from gateway.routers import tokens
+from events.secrets import RANDOM_CHARS, TOKEN_PREFIX
 from gateway.state import Gateway
-from tests.gateway.support import Service, World
+from tests.gateway.support import Service, World, touch
 
 COMPANY = {"name": "Initech"}
 
@@ -150,20 +150,26 @@ async def test_a_token_is_never_deferred(client: httpx.AsyncClient, world: World
     assert answer.headers["Retry-After"]
 
 
-async def test_a_token_is_shown_once(client: httpx.AsyncClient, world: World, service: Service) -> None:
+async def test_a_token_is_shown_once(
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool
+) -> None:
     body = {"user_id": world.member.user_id, "name": "sync"}
     headers = world.company_admin.headers | {"Idempotency-Key": new_id()}
     first = (await client.post("/v1/tokens/create", json=body, headers=headers)).json()
     assert re.fullmatch(r"dex_[0-9A-Za-z]{43}", first["token"])
     command = service.commands[-1]
-    assert command.verifier == hashlib.sha256(first["token"].encode()).hexdigest()  # type: ignore[attr-defined]
-    assert first["token"] not in command.model_dump_json()
+    verifier = hashlib.sha256(first["token"].encode()).hexdigest()
+    row = await database.fetchrow("SELECT * FROM data_engine.credentials WHERE verifier = $1", verifier)
+    assert str(row["secret_id"]) == command.secret_id  # type: ignore[attr-defined]
+    sent = command.model_dump_json()
+    assert first["token"] not in sent
+    assert verifier not in sent
     digest = command.digest
     service.answer = lambda _: Accepted(position=1, repeated=True)
     again = (await client.post("/v1/tokens/create", json=body, headers=headers)).json()
     assert again == {"token_id": first["token_id"], "token": None, "hint": None, "position": 1, "repeated": True}
     assert service.commands[-1].digest == digest
-    assert len(tokens.TOKEN_PREFIX) + tokens.SECRET_CHARS == len(first["token"])
+    assert len(TOKEN_PREFIX) + RANDOM_CHARS == len(first["token"])
 
 
 async def test_a_revocation_is_in_force_when_it_has_answered(
@@ -171,9 +177,7 @@ async def test_a_revocation_is_in_force_when_it_has_answered(
 ) -> None:
     assert (await client.post("/v1/orgs/get", json={}, headers=world.member.headers)).status_code == 200
     target = gateway.signals.position + 10
-    await database.execute(
-        "UPDATE data_engine.tokens_v1 SET revoked_at = now() WHERE token_id = $1", world.member.token_id
-    )
+    await touch(database, "tokens_v2", "revoked_at = now()", token_id=world.member.token_id)
 
     def accept(_: object) -> Accepted:
         import asyncio

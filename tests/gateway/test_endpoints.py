@@ -13,7 +13,7 @@ import pytest_asyncio
 from events.ids import new_id
 from gateway.permissions import ENDPOINTS
 from gateway.routers.blueprints import STEP_EXAMPLE
-from tests.gateway.support import AT, Service, World, insert, positions
+from tests.gateway.support import AT, Service, World, add_invitation, add_person, insert, positions, session
 
 
 @dataclass
@@ -25,6 +25,12 @@ class State:
     submission_id: str
     run_id: str
     step_key: str
+    invitation: str = ""
+
+    def headers(self, path: str) -> dict[str, str]:
+        """Who may: an org admin, or for the endpoints of sessions alone a session that nobody is known for."""
+        person = self.world.admin
+        return session(person, sub=new_id()) if ENDPOINTS[path].session else person.headers
 
 
 Body = Callable[[State], dict[str, Any]]
@@ -32,16 +38,20 @@ Body = Callable[[State], dict[str, Any]]
 HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/orgs/get": (200, lambda s: {}),
     "/v1/orgs/rename": (200, lambda s: {"name": "Acme & Sons"}),
+    "/v1/orgs/configure": (200, lambda s: {"members_may_work": False}),
     "/v1/companies/create": (201, lambda s: {"name": "Initech"}),
     "/v1/companies/get": (200, lambda s: {"company_id": s.world.company_id}),
     "/v1/companies/list": (200, lambda s: {"name_prefix": "glo"}),
     "/v1/users/create": (201, lambda s: {"email": "b@c.example", "role": "member", "company_id": s.world.company_id}),
+    "/v1/users/invite": (201, lambda s: {"email": "b@c.example", "role": "member", "company_id": s.world.company_id}),
+    "/v1/users/accept_invitation": (200, lambda s: {"invitation": s.invitation}),
     "/v1/users/get": (200, lambda s: {"user_id": s.world.member.user_id}),
     "/v1/users/list": (200, lambda s: {"role": "member", "active": True, "company_id": s.world.company_id}),
     "/v1/users/deactivate": (200, lambda s: {"user_id": s.world.member.user_id}),
     "/v1/tokens/create": (201, lambda s: {"user_id": s.world.member.user_id, "name": "sync"}),
     "/v1/tokens/get": (200, lambda s: {"token_id": s.world.member.token_id}),
     "/v1/tokens/list": (200, lambda s: {"user_id": s.world.member.user_id, "active": True}),
+    "/v1/tokens/rotate": (200, lambda s: {"token_id": s.world.member.token_id, "overlap_s": 60}),
     "/v1/tokens/revoke": (200, lambda s: {"token_id": s.world.member.token_id}),
     "/v1/steps/list": (200, lambda s: {}),
     "/v1/steps/get": (200, lambda s: {"key": s.step_key}),
@@ -88,7 +98,8 @@ async def state(client: httpx.AsyncClient, world: World, service: Service, datab
     answer = await client.post("/v1/submissions/create", json=body, headers=world.admin.headers)
     assert answer.status_code == 201, answer.text
     created = answer.json()
-    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key)
+    invitation = await add_invitation(database, world.org_id, world.company_id)
+    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation)
 
 
 def test_no_endpoint_is_left_out() -> None:
@@ -98,7 +109,7 @@ def test_no_endpoint_is_left_out() -> None:
 @pytest.mark.parametrize("path", HAPPY)
 async def test_answers_as_documented(path: str, client: httpx.AsyncClient, state: State) -> None:
     status, body = HAPPY[path]
-    answer = await client.post(path, json=body(state), headers=state.world.admin.headers)
+    answer = await client.post(path, json=body(state), headers=state.headers(path))
     assert answer.status_code == status, answer.text
     document = (await client.get("/openapi.json")).json()
     described = document["paths"][path]["post"]["responses"][str(status)]["content"]["application/json"]["schema"]
@@ -119,7 +130,8 @@ OTHERS: list[tuple[str, Body]] = [
     (path, HAPPY[path][1])
     for path in (
         "/v1/companies/get", "/v1/users/get", "/v1/users/deactivate", "/v1/tokens/create", "/v1/tokens/get",
-        "/v1/tokens/revoke", "/v1/submissions/get", "/v1/runs/create", "/v1/runs/get", "/v1/runs/cancel",
+        "/v1/tokens/rotate", "/v1/tokens/revoke", "/v1/submissions/get", "/v1/runs/create", "/v1/runs/get",
+        "/v1/runs/cancel",
         "/v1/runs/retry", "/v1/step_results/list", "/v1/step_results/get", "/v1/results/get", "/v1/events/list",
     )
 ]  # fmt: skip
@@ -130,8 +142,6 @@ async def test_a_thing_of_another_company_is_like_an_unknown_one(
     path: str, body: Body, client: httpx.AsyncClient, state: State, service: Service, database: asyncpg.Pool
 ) -> None:
     """By a company_admin of the other company, and by one who asks for an id that does not exist."""
-    from tests.gateway.support import add_person
-
     outsider = await add_person(database, state.world.org_id, "company_admin", state.world.other_company_id)
     sent = len(service.commands)
     asked = body(state)

@@ -33,10 +33,17 @@ def test_an_endpoint_must_take_the_call() -> None:
 
 
 ALLOWED = {
-    "member": {"/v1/submissions/create", "/v1/runs/create", "/v1/runs/cancel", "/v1/runs/retry"},
-    "company_admin": {"/v1/users/create", "/v1/users/deactivate", "/v1/tokens/create", "/v1/tokens/revoke"},
+    "member": {
+        "/v1/submissions/create", "/v1/runs/create", "/v1/runs/cancel", "/v1/runs/retry",
+        "/v1/users/accept_invitation",
+    },
+    "company_admin": {
+        "/v1/users/create", "/v1/users/invite", "/v1/users/deactivate", "/v1/tokens/create", "/v1/tokens/rotate",
+        "/v1/tokens/revoke",
+    },
     "org_admin": {
-        "/v1/orgs/rename", "/v1/companies/create", "/v1/blueprints/create", "/v1/blueprints/archive",
+        "/v1/orgs/rename", "/v1/orgs/configure", "/v1/companies/create", "/v1/blueprints/create",
+        "/v1/blueprints/archive",
     },
 }  # fmt: skip
 
@@ -59,7 +66,16 @@ async def test_a_member_is_refused(path: str, client: httpx.AsyncClient, world: 
 
 def test_check_names_who_may() -> None:
     with pytest.raises(PermissionError_, match="org_admin may"):
-        check(ENDPOINTS["/v1/orgs/rename"], context("company_admin"))
+        check(ENDPOINTS["/v1/orgs/rename"], context("company_admin"), members_may_work=True)
+
+
+def test_members_work_if_their_org_allows_it() -> None:
+    create = ENDPOINTS["/v1/submissions/create"]
+    check(create, context("member"), members_may_work=True)
+    check(create, context("company_admin"), members_may_work=False)
+    with pytest.raises(PermissionError_, match="does not allow its members"):
+        check(create, context("member"), members_may_work=False)
+    check(ENDPOINTS["/v1/runs/get"], context("member"), members_may_work=False)
 
 
 @pytest.mark.parametrize(

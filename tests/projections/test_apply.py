@@ -128,7 +128,7 @@ async def test_a_text_too_long_for_an_index_is_a_dead_letter(world):
     )  # fmt: skip
     await apply_now(world, messages(history))
     [letter] = await world.rows("projection_dead_letters")
-    assert (letter["name"], letter["position"]) == ("users_v1", 1)
+    assert (letter["name"], letter["position"]) == ("users_v2", 1)
 
 
 async def test_many_poisoned_among_many_good(world):

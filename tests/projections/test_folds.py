@@ -31,6 +31,7 @@ from tests.projections.support import (
 
 RUN_ID, OTHER_RUN = an_id(50), an_id(51)
 TOKEN, OTHER_USER = an_id(60), an_id(61)
+SECRET, OTHER_SECRET, THIRD_SECRET = an_id(62), an_id(63), an_id(64)
 
 
 async def rows_of(world: World, history: History) -> dict:
@@ -56,7 +57,12 @@ async def test_an_org_has_its_last_name(world):
     history.on(admin.ORG, ORG, admin.OrgCreated, name="Old")
     history.on(admin.ORG, ORG, admin.OrgRenamed, name="New")
     rows = await rows_of(world, history)
-    assert rows["orgs_v1"] == [{"org_id": ORG, "name": "New", "created_at": history.at(1), "position": 2}]
+    assert rows["orgs_v2"] == [
+        {
+            "org_id": ORG, "name": "New", "members_may_work": True, "sign_in_rules": "[]", "limits": "{}",
+            "created_at": history.at(1), "position": 2,
+        }
+    ]  # fmt: skip
 
 
 async def test_companies_are_listed_under_their_org(world):
@@ -75,21 +81,78 @@ async def test_a_user_and_its_token_stay_when_they_are_out_of_use(world):
             admin.USER, user_id, admin.UserCreated,
             email="a@b.example", name=None, role="member", company_id=COMPANY, identity="sub",
         )  # fmt: skip
-    history.on(admin.TOKEN, TOKEN, admin.TokenCreated, name="ci", user_id=USER, hint="dex_ab", verifier="f" * 64)
+    history.on(admin.TOKEN, TOKEN, admin.TokenCreated, name="ci", user_id=USER, hint="dex_ab", secret_id=SECRET)
     history.on(admin.USER, USER, admin.UserDeactivated)
     history.on(admin.TOKEN, TOKEN, admin.TokenRevoked)
     rows = await rows_of(world, history)
     common = {"org_id": ORG, "company_id": COMPANY, "email": "a@b.example", "role": "member", "identity": "sub"}
-    assert rows["users_v1"] == [
-        {"user_id": USER, **common, "created_at": history.at(1), "deactivated_at": history.at(4), "position": 1},
-        {"user_id": OTHER_USER, **common, "created_at": history.at(2), "position": 2},
-    ]
-    assert rows["tokens_v1"] == [
+    assert rows["users_v2"] == [
         {
-            "token_id": TOKEN, "org_id": ORG, "user_id": USER, "name": "ci", "hint": "dex_ab", "verifier": "f" * 64,
-            "created_at": history.at(3), "revoked_at": history.at(5), "position": 3,
+            "user_id": USER,
+            **common,
+            "created_at": history.at(1),
+            "deactivated_at": history.at(4),
+            "position": 1,
+            "last_position": 4,
+        },
+        {"user_id": OTHER_USER, **common, "created_at": history.at(2), "position": 2, "last_position": 2},
+    ]
+    assert rows["tokens_v2"] == [
+        {
+            "token_id": TOKEN, "org_id": ORG, "user_id": USER, "name": "ci", "hint": "dex_ab",
+            "created_at": history.at(3), "revoked_at": history.at(5), "position": 3, "last_position": 5,
         }
     ]  # fmt: skip
+    assert rows["token_secrets_v2"] == [{"secret_id": SECRET, "org_id": ORG, "token_id": TOKEN, "position": 3}]
+
+
+async def test_an_invited_user_is_whoever_accepts(world):
+    history = History()
+    history.on(
+        admin.USER, USER, admin.UserCreated,
+        email="a@b.example", name=None, role="member", company_id=COMPANY, identity=None,
+    )  # fmt: skip
+    history.on(admin.USER, USER, admin.UserInvited, invitation_id=SECRET, expires_at=history.at(99))
+    [invited] = (await rows_of(world, history))["users_v2"]
+    assert (invited["invitation_id"], invited["invitation_expires_at"]) == (SECRET, history.at(99))
+    history.on(admin.USER, USER, admin.UserIdentityLinked, identity="sub", invitation_id=SECRET)
+    assert (await rows_of(world, history))["users_v2"] == [
+        {
+            "user_id": USER, "org_id": ORG, "company_id": COMPANY, "email": "a@b.example", "role": "member",
+            "identity": "sub", "created_at": history.at(1), "position": 1, "last_position": 3,
+        }
+    ]  # fmt: skip
+
+
+async def test_a_rotated_token_has_two_secrets_until_the_overlap_ends(world):
+    history = History()
+    scope = {"role": "member", "company_id": COMPANY, "expires_at": history.at(50)}
+    history.on(admin.TOKEN, TOKEN, admin.TokenCreated, name="ci", user_id=USER, hint="dex_1", secret_id=SECRET, **scope)
+    for number, secret in enumerate((OTHER_SECRET, THIRD_SECRET)):
+        history.on(
+            admin.TOKEN, TOKEN, admin.TokenRotated, hint=f"dex_{number + 2}", secret_id=secret,
+            previous_valid_until=history.at(20 - number), expires_at=history.at(60),
+        )  # fmt: skip
+    rows = await rows_of(world, history)
+    [token] = rows["tokens_v2"]
+    assert (token["hint"], token["expires_at"], token["rotated_at"]) == ("dex_3", history.at(60), history.at(3))
+    assert (token["role"], token["company_id"], token["last_position"]) == ("member", COMPANY, 3)
+    ends = {row["secret_id"]: row.get("valid_until") for row in rows["token_secrets_v2"]}
+    assert ends == {SECRET: history.at(19), OTHER_SECRET: history.at(19), THIRD_SECRET: None}
+
+
+async def test_an_org_is_as_it_was_last_configured(world):
+    history = History()
+    history.on(admin.ORG, ORG, admin.OrgCreated, name="Old")
+    rule = admin.SignInRule(
+        name="staff", claim="app.org", match="equals", value="acme", role="member", company_id=COMPANY
+    )
+    history.on(admin.ORG, ORG, admin.OrgConfigured, members_may_work=False, sign_in_rules=())
+    history.on(admin.ORG, ORG, admin.OrgRenamed, name="New")
+    history.on(admin.ORG, ORG, admin.OrgConfigured, members_may_work=False, sign_in_rules=(rule,))
+    [org] = (await rows_of(world, history))["orgs_v2"]
+    assert (org["name"], org["members_may_work"], org["position"]) == ("New", False, 4)
+    assert orjson.loads(org["sign_in_rules"]) == [rule.model_dump()]
 
 
 async def test_a_step_is_as_it_was_last_registered(world):

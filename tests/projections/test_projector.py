@@ -122,7 +122,7 @@ async def test_poison_does_not_stop_the_others(world):
     assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"]
     status = {status.name: status for status in await projection_status(world.pool)}
     assert (status["runs_v1"].position, status["runs_v1"].dead_letters) == (4, 2)
-    assert status["orgs_v1"].dead_letters == 1
+    assert status["orgs_v2"].dead_letters == 1
 
 
 async def ended(task):

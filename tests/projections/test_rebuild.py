@@ -22,7 +22,7 @@ def some_history() -> History:
         admin.USER, user_id, admin.UserCreated,
         email="e", name=None, role="member", company_id=None, identity=None,
     )  # fmt: skip
-    history.on(admin.TOKEN, token_id, admin.TokenCreated, name="t", user_id=user_id, hint="h", verifier=new_id())
+    history.on(admin.TOKEN, token_id, admin.TokenCreated, name="t", user_id=user_id, hint="h", secret_id=new_id())
     history.on(admin.USER, user_id, admin.UserDeactivated)
     history.record(history.start(new_id()), *(done(index) for index in range(3)))
     state = history.record(history.start(new_id()), fault(0))
@@ -49,7 +49,7 @@ async def test_a_rebuild_gives_the_same_rows(projected):
     assert [result.name for result in results] == [projection.name for projection in PROJECTIONS]
     assert all(result.identical and result.compared for result in results)
     assert {result.name: result.rows for result in results} == {
-        projection.name: len(before[projection.name]) for projection in PROJECTIONS
+        projection.name: sum(len(before[table.name]) for table in projection.tables) for projection in PROJECTIONS
     }
     assert await projected.everything() == before
     after = await projected.rows("projection_checkpoints", "name")
@@ -66,12 +66,12 @@ async def test_a_rebuild_gives_the_same_rows(projected):
     ("damage", "name", "only_live", "only_rebuilt"),
     [
         ("UPDATE data_engine.runs_v1 SET status = 'succeeded' WHERE status = 'failed'", "runs_v1", 1, 1),
-        ("UPDATE data_engine.users_v1 SET deactivated_at = NULL", "users_v1", 1, 1),
+        ("UPDATE data_engine.users_v2 SET deactivated_at = NULL", "users_v2", 1, 1),
         ("DELETE FROM data_engine.step_results_v1 WHERE step_index = 1", "step_results_v1", 0, 2),
-        ("UPDATE data_engine.tokens_v1 SET token_id = gen_random_uuid()", "tokens_v1", 1, 1),
+        ("UPDATE data_engine.tokens_v2 SET token_id = gen_random_uuid()", "tokens_v2", 1, 1),
         (
-            "INSERT INTO data_engine.orgs_v1 VALUES (gen_random_uuid(), 'ghost', now(), 1)",
-            "orgs_v1", 1, 0,
+            "INSERT INTO data_engine.orgs_v2 VALUES (gen_random_uuid(), 'ghost', true, '[]', '{}', now(), 1)",
+            "orgs_v2", 1, 0,
         ),
     ],
 )  # fmt: skip
@@ -87,7 +87,7 @@ async def test_a_rebuild_finds_what_was_tampered_with_and_mends_it(projected, da
 
 
 async def test_only_checking_leaves_the_live_rows(projected):
-    await projected.pool.execute("UPDATE data_engine.orgs_v1 SET name = 'changed'")
+    await projected.pool.execute("UPDATE data_engine.orgs_v2 SET name = 'changed'")
     before = await projected.everything()
     [result] = await rebuild(projected.pool, projected.nats, ["orgs"], check_only=True)
     assert not result.identical
@@ -118,7 +118,7 @@ async def test_read_models_that_are_not_there_yet_are_built_to_the_end_of_the_lo
     assert await world.positions() == {position}
     built = await world.everything()
     await world.project(await world.append(whole_run(1)))
-    for name in ("orgs_v1", "users_v1", "tokens_v1"):
+    for name in ("orgs_v2", "users_v2", "tokens_v2"):
         assert (await world.everything())[name] == built[name]
 
 
@@ -166,7 +166,7 @@ async def test_another_log_is_refused_and_then_accepted(projected):
     assert not results["runs_v1"].identical
     assert await projected.positions() == {2}
     assert [row["status"] for row in await projected.rows("runs_v1")] == ["succeeded"]
-    assert await projected.rows("orgs_v1") == []
+    assert await projected.rows("orgs_v2") == []
     await projected.project(await projected.append(whole_run(2)))
     assert len(await projected.rows("runs_v1")) == 2
 
@@ -185,7 +185,7 @@ async def test_dead_letters_are_those_of_the_rebuild(projected):
     letters = await projected.rows("projection_dead_letters", "name")
     await projected.pool.execute("UPDATE data_engine.projection_dead_letters SET position = 1, reason = 'old'")
     results = {result.name: result for result in await rebuild(projected.pool, projected.nats)}
-    assert (results["runs_v1"].dead_letters, results["orgs_v1"].dead_letters) == (1, 0)
+    assert (results["runs_v1"].dead_letters, results["orgs_v2"].dead_letters) == (1, 0)
     after = await projected.rows("projection_dead_letters", "name")
     assert [row | {"at": None} for row in after] == [row | {"at": None} for row in letters]
 

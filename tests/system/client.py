@@ -55,8 +55,8 @@ class Org:
         return (await self.call("step_results/list", body))["items"]
 
 
-async def new_org(base_url: str, nats_url: str) -> Org:
-    made = await create_org([nats_url], f"org {uuid.uuid4()}", "admin@example.com")
+async def new_org(base_url: str, nats_url: str, database_url: str) -> Org:
+    made = await create_org([nats_url], database_url, f"org {uuid.uuid4()}", "admin@example.com")
     org = Org(base_url, made.org_id, made.token)
     company = await org.call("companies/create", {"name": "Acme"})
     org.company_id, org.position = company["company_id"], company["position"]

@@ -27,7 +27,7 @@ async def system(settings: Settings) -> AsyncIterator[System]:
 async def org(system: System) -> AsyncIterator[Org]:
     """A fresh org with a company and an admin's token."""
     assert system.endpoints is not None
-    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url)
+    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
     yield fresh
     await fresh.http.aclose()
 
@@ -36,6 +36,6 @@ async def org(system: System) -> AsyncIterator[Org]:
 async def other_org(system: System) -> AsyncIterator[Org]:
     """Another tenant."""
     assert system.endpoints is not None
-    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url)
+    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
     yield fresh
     await fresh.http.aclose()

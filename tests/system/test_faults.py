@@ -72,7 +72,7 @@ async def one_run(org: Org, blueprint_id: str, number: int) -> str:
 
 async def test_every_process_is_killed_while_runs_are_under_way(own_system):
     endpoints = own_system.endpoints
-    org = await new_org(endpoints.gateway_url, endpoints.nats_url)
+    org = await new_org(endpoints.gateway_url, endpoints.nats_url, endpoints.database_url)
     blueprint_id = await org.blueprint("test_count", "test_count", "test_count", "test_count", "test_count")
     done: list[str] = []
     victims = iter(VICTIMS)
