@@ -34,6 +34,13 @@ def openapi(settings: Settings) -> str:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
 
 
+def permissions() -> str:
+    """Who may do what, as the Markdown table of docs/security.md."""
+    from gateway.permissions import matrix
+
+    return "\n".join(matrix())
+
+
 async def is_healthy(settings: Settings, process: str) -> bool:
     """Whether that process answers on this host."""
     connection = await connect(settings.nats_servers, "dex")

@@ -159,6 +159,14 @@ def docs_openapi() -> None:
     print(openapi(Settings()))
 
 
+@docs_app.command("permissions")
+def docs_permissions() -> None:
+    """Print who may call which endpoint, as Markdown."""
+    from cli.documents import permissions
+
+    print(permissions())
+
+
 @docs_app.command("events")
 def docs_events() -> None:
     """Print the catalogue of events, as Markdown."""

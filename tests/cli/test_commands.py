@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.documents import permissions
 from cli.event_catalogue import event_catalogue
 
 ROOT = Path(__file__).parent.parent.parent
@@ -114,6 +115,12 @@ async def test_documents_are_made_from_the_code(home):
     code, out, _ = await Dex(home)("docs", "openapi")
     assert code == 0
     assert "/v1/submissions/create" in json.loads(out)["paths"]
+
+
+def test_the_permissions_in_the_docs_are_those_of_the_code():
+    text = (ROOT / "docs" / "security.md").read_text()
+    shown = text.partition("<!-- matrix: made by `dex docs permissions` -->")[2].partition("<!-- end of matrix -->")[0]
+    assert shown.strip() == permissions().strip()
 
 
 def test_the_event_catalogue_in_the_docs_is_that_of_the_code():
