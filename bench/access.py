@@ -53,8 +53,8 @@ class _OpenAuthenticator(Authenticator):
 
     caller: Caller
 
-    async def authenticate(self, headers: Headers) -> Caller:
-        del headers
+    async def authenticate(self, headers: Headers, request_id: str) -> Caller:
+        del headers, request_id
         return self.caller
 
 

@@ -2,16 +2,16 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from cli import credentials, processes
-from cli.render import console, errors, print_json
+from cli.render import console, print_json
+from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
-from events.errors import ConfigurationError, DataEngineError
+from cli.token_commands import token_app
 from events.settings import Settings
 
 app = typer.Typer(
@@ -21,14 +21,10 @@ app = typer.Typer(
     help="data-engine-x: event-sourced pipelines.",
 )
 org_app = typer.Typer(no_args_is_help=True, help="Orgs (the platform's operator only).")
-token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
 docs_app = typer.Typer(no_args_is_help=True, help="Documents that are made from the code.")
 app.add_typer(org_app, name="org")
 app.add_typer(token_app, name="token")
 app.add_typer(docs_app, name="docs")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-T = TypeVar("T")
 
 
 @app.command()
@@ -67,7 +63,7 @@ def status(as_json: AsJson = False) -> None:
     """Health of every part, and the lag of each projection in positions. Exit code 1 when something is wrong."""
     from cli.status import gather_status, show_status
 
-    found = run(gather_status(_running_settings()))
+    found = run(gather_status(running_settings()))
     if as_json:
         print_json(found.as_json())
     else:
@@ -86,7 +82,7 @@ def rebuild(
     """Build read models again from the log, and say whether the result equals what was there."""
     from cli.rebuilding import rebuild_and_show
 
-    identical = run(rebuild_and_show(_running_settings(), projection, accept_log=accept_log, as_json=as_json))
+    identical = run(rebuild_and_show(running_settings(), projection, accept_log=accept_log, as_json=as_json))
     raise typer.Exit(0 if identical or accept_log else 1)
 
 
@@ -101,7 +97,7 @@ def submit(
     """Submit a file of records, and start its run."""
     from cli.submitting import submit_file
 
-    outcome = guarded(lambda: submit_file(_api(), file, blueprint, company, watch=watch, quiet=as_json))
+    outcome = guarded(lambda: submit_file(api(), file, blueprint, company, watch=watch, quiet=as_json))
     if as_json:
         print_json(outcome)
     raise typer.Exit(0 if outcome.get("status", "succeeded") == "succeeded" else 1)
@@ -116,7 +112,7 @@ def org_create(
     """Create an org, its first admin, and an API token, which is shown once."""
     from cli.bootstrap import create_org
 
-    settings = _running_settings()
+    settings = running_settings()
     made = run(create_org(settings.nats_servers, settings.database_dsn, name, admin_email))
     credentials.save(Settings().home, made)
     facts = {"org_id": made.org_id, "user_id": made.user_id, "token": made.token}
@@ -126,21 +122,6 @@ def org_create(
     for key, value in facts.items():
         console.print(f"{key:<8} {value}", soft_wrap=True)
     console.print("The token is shown this once. `dex submit` and `dex token create` use it from now on.")
-
-
-@token_app.command("create")
-def token_create(
-    name: Annotated[str, typer.Argument(help="What the token is for.")],
-    user: Annotated[str | None, typer.Option(help="Id of the user it acts as; yourself when left out.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Create an API token, which is shown once."""
-    own = guarded(_credentials)
-    made = guarded(lambda: _api().create("tokens/create", {"name": name, "user_id": user or own.user_id}))
-    if as_json:
-        print_json(made)
-    else:
-        console.print(f"token_id {made['token_id']}\ntoken    {made['token']}", soft_wrap=True)
 
 
 @docs_app.command("asyncapi")
@@ -183,7 +164,7 @@ def dead_letters(
     """List what failed beyond repair, with the reason; or give it back to be tried again."""
     from cli.deadletters import show_or_replay
 
-    run(show_or_replay(_running_settings(), replay=replay, as_json=as_json))
+    run(show_or_replay(running_settings(), replay=replay, as_json=as_json))
 
 
 @app.command()
@@ -277,38 +258,6 @@ async def _up(settings: Settings) -> None:
 
 def _announce(name: str, what: str) -> None:
     console.print(f"  {name:<16} {what}", highlight=False)
-
-
-def _running_settings() -> Settings:
-    settings = Settings()
-    return guarded(lambda: running_endpoints(settings)).applied_to(settings)
-
-
-def _credentials() -> credentials.Credentials:
-    own = credentials.load(Settings().home)
-    if own is None:
-        raise ConfigurationError("There is no token yet: run `dex demo`, `dex up` or `dex org create` first.")
-    return own
-
-
-def _api() -> Any:
-    from cli.api import Api
-
-    return Api(running_endpoints(Settings()).gateway_url, _credentials().token)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; an error of ours is a sentence and exit code 1, never a traceback."""
-    return guarded(lambda: asyncio.run(work))
-
-
-def guarded(work: Callable[[], T]) -> T:
-    """Call `work`; an error of ours is a sentence and exit code 1."""
-    try:
-        return work()
-    except DataEngineError as error:
-        errors.print(f"[red]Error:[/] {error.message}", soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ CREDENTIAL_MAX_CHARS = 8192
 
 _TOKEN = re.compile(r"dex_[0-9A-Za-z]{40,128}\Z")
 
-Admit = Callable[[Session, str], Awaitable[bool]]
-"""Whether a session that nobody is known for was let into an org by one of the org's rules."""
+Admit = Callable[[Session, str, str], Awaitable[bool]]
+"""Whether a session was let into an org by one of the org's rules: of the session, the org's id, the request's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class Authenticator:
         self.watch = AccessWatch(reader, lambda orgs: self.cache.forget(orgs))
         self.cache = AuthCache(self.watch.holds)
 
-    async def authenticate(self, headers: Headers) -> Caller:
+    async def authenticate(self, headers: Headers, request_id: str) -> Caller:
         """The caller. Raises AuthenticationError, or UnavailableError when nobody can be looked up now."""
         credential, org_id = _bearer(headers), _chosen_org(headers)
         verifier = verifier_of(credential)
         known = self.cache.get((verifier, org_id))
-        return known if known is not None else await self._look_up(credential, verifier, org_id)
+        return known if known is not None else await self._look_up(credential, verifier, org_id, request_id)
 
     async def session(self, headers: Headers) -> Session:
         """The session of a request that needs no user yet. Raises as `authenticate`."""
@@ -115,7 +115,7 @@ class Authenticator:
             raise AuthenticationError("This takes a session (JWT), not an API token.")
         return await self._sessions.verify(credential)
 
-    async def _look_up(self, credential: str, verifier: str, org_id: str | None) -> Caller:
+    async def _look_up(self, credential: str, verifier: str, org_id: str | None, request_id: str) -> Caller:
         generation = self.cache.generation
         if credential.startswith(TOKEN_PREFIX):
             row = await access.token_caller(self._reader, verifier) if _TOKEN.match(credential) else None
@@ -124,16 +124,16 @@ class Authenticator:
             valid_s = CACHE_TTL_S if ends is None else ends.timestamp() - time.time()
         else:
             session = await self._sessions.verify(credential)
-            caller = await self._of_session(session, org_id)
+            caller = await self._of_session(session, org_id, request_id)
             valid_s = session.expires_at - time.time()
         self.cache.put((verifier, org_id), caller, generation, valid_s)
         return caller
 
-    async def _of_session(self, session: Session, org_id: str | None) -> Caller:
+    async def _of_session(self, session: Session, org_id: str | None, request_id: str) -> Caller:
         """The session's user; one that the org's rules let in at this moment, when it names the org."""
         found = await access.identity_callers(self._reader, session.identity)
         in_org = any(row["org_id"] == org_id for row in found)
-        if org_id is not None and not in_org and await self._admit(session, org_id):
+        if org_id is not None and not in_org and await self._admit(session, org_id, request_id):
             found = await access.identity_callers(self._reader, session.identity)
         return Caller.of(_the_one(found, org_id), "jwt")
 

@@ -84,11 +84,12 @@ class SessionCall:
 async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
-    caller = await gateway.authenticator.authenticate(request.headers)
+    request_id: str = request.scope["request_id"]
+    caller = await gateway.authenticator.authenticate(request.headers, request_id)
     gateway.usage.note(caller.auth)
     check(rule, caller.auth, members_may_work=caller.members_may_work)
     key = _idempotency_key(request) if rule.command else None
-    return Call(caller, gateway, endpoint, request.scope["request_id"], key)
+    return Call(caller, gateway, endpoint, request_id, key)
 
 
 async def with_session(request: Request) -> SessionCall:

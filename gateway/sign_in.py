@@ -10,7 +10,7 @@ from events.administration import SignInRule
 from events.commands import AdmitUser
 from events.context import Actor
 from events.errors import RejectedError
-from events.ids import derive_id, new_id
+from events.ids import derive_id
 from events.logging import get_logger
 from gateway.commands import CommandSender, Deferred
 from gateway.sessions import Session
@@ -32,7 +32,7 @@ class SignIn:
         self._commands = commands
         self._signals = signals
 
-    async def admit(self, session: Session, org_id: str) -> bool:
+    async def admit(self, session: Session, org_id: str, request_id: str) -> bool:
         """Whether the org has a user for the session now. A user that was deactivated is not let in again."""
         row = await access.sign_in(self._reader, org_id, session.identity)
         if row is None or row["user_id"] is not None:
@@ -42,7 +42,8 @@ class SignIn:
         if rule is None or not isinstance(email, str) or not 3 <= len(email) <= EMAIL_MAX_CHARS or "\0" in email:
             return False
         try:
-            outcome = await self._commands.send(_command(session.identity, org_id, rule, email), deferrable=False)
+            command = _command(session.identity, org_id, rule, email, request_id)
+            outcome = await self._commands.send(command, deferrable=False)
         except RejectedError as error:
             _logger.warning("not_admitted", org_id=org_id, rule=rule.name, reason=error.message)
             return False
@@ -67,7 +68,7 @@ def _matches(rule: SignInRule, claims: Mapping[str, Any]) -> bool:
     return claims.get("email_verified") is True and value.lower().rpartition("@")[1:] == ("@", rule.value.lower())
 
 
-def _command(identity: str, org_id: str, rule: SignInRule, email: str) -> AdmitUser:
+def _command(identity: str, org_id: str, rule: SignInRule, email: str, request_id: str) -> AdmitUser:
     """The ids derive from the identity: whoever signs in twice at once is one user."""
     user_id = derive_id(org_id, "user of session", identity)
     return AdmitUser(
@@ -76,7 +77,7 @@ def _command(identity: str, org_id: str, rule: SignInRule, email: str) -> AdmitU
         aggregate_id=user_id,
         actor=Actor(method="jwt", user_id=user_id, role=rule.role),
         digest=hashlib.sha256(identity.encode()).hexdigest(),
-        request_id=new_id(),
+        request_id=request_id,
         email=email,
         identity=identity,
         sign_in_rule=rule.name,

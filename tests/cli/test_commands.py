@@ -76,9 +76,21 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
 
     code, out, err = await up("org", "create", "Second", "--admin-email", "a@example.com", "--json")
     assert code == 0, err
-    code, out, err = await up("token", "create", "for the test", "--json")
+    code, out, err = await up("token", "create", "for the test", "--expires-days", "30", "--json")
     assert code == 0, err
-    assert json.loads(out)["token"].startswith("dex_")
+    made = json.loads(out)
+    code, out, err = await up("token", "rotate", made["token_id"], "--overlap-hours", "0", "--json")
+    assert code == 0, err
+    rotated = json.loads(out)
+    assert rotated["in_force"]
+    assert rotated["token"].startswith("dex_")
+    assert rotated["token"] != made["token"]
+    code, out, err = await up("token", "revoke", made["token_id"])
+    assert (code, out.strip()) == (0, "Revoked."), err
+    code, out, err = await up("token", "list", "--json")
+    assert code == 0, err
+    [listed] = [token for token in json.loads(out)["items"] if token["token_id"] == made["token_id"]]
+    assert (listed["active"], listed["role"], listed["rotated_at"] is None) == (False, "org_admin", False)
 
     file = tmp_path / "rows.csv"
     file.write_text("name\n a  b \n")
