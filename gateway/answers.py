@@ -1,6 +1,7 @@
 """From rows and outcomes to HTTP answers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
@@ -74,11 +75,11 @@ async def in_force(call: Call, position: int) -> bool:
     return True
 
 
-def narrowed(call: Call, company_id: str | None) -> Scope:
+def narrowed(call: Call, scope: Scope, company_id: str | None) -> Scope:
     """The scope of a list that may be narrowed to a company, within what the caller may see."""
     if call.within is not None and company_id not in (None, call.within):
         raise NotFoundError(f"There is no company {company_id}.")
-    return call.scope if company_id is None else Scope(call.org_id, company_id)
+    return scope if company_id is None else replace(scope, company_id=company_id)
 
 
 def found(row: Row | None, what: str, thing_id: str) -> Row:

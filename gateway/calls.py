@@ -5,7 +5,7 @@ In that order, so that a stranger cannot make us read, let alone parse, a body.
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, Request
@@ -67,9 +67,13 @@ class Call:
         key = self.idempotency_key or new_id()
         return Envelope.of(self.auth, self.endpoint, key, digest_of(body), self.request_id)
 
-    async def caught_up(self, min_position: int | None) -> None:
-        """Wait, bounded, until the read models have reached the position. Raises ProjectionBehindError."""
+    async def caught_up(self, min_position: int | None) -> Scope:
+        """Wait, bounded, until the read models have reached the position; the scope to ask them in.
+
+        Raises ProjectionBehindError.
+        """
         await self.gateway.signals.wait_position(min_position)
+        return self.scope if min_position is None else replace(self.scope, min_position=min_position)
 
 
 @dataclass(frozen=True, slots=True)

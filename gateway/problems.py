@@ -4,7 +4,8 @@ InvalidInputError (events.errors)
 ├── BodyTooLargeError        the body is above the limit
 └── UnsupportedMediaError    the body is not sent as JSON
 UnavailableError (events.errors)
-└── ProjectionBehindError    the read models have not reached the position that was asked for
+└── BehindError              (projections.queries) the read models are not at the position that was asked for
+    └── ProjectionBehindError    nor were they in the time that a query waits
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from starlette.responses import Response
 
 from events import errors
 from events.logging import get_logger
+from projections.queries.reader import BehindError
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_MAX = 100
@@ -38,10 +40,8 @@ class UnsupportedMediaError(errors.InvalidInputError):
     code = "unsupported_media_type"
 
 
-class ProjectionBehindError(errors.UnavailableError):
+class ProjectionBehindError(BehindError):
     """The read models have not reached `min_position` in time; `position` says where they are."""
-
-    code = "projection_behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     ),
     errors.PermissionError_: Kind(403, "forbidden", "Not allowed"),
     errors.UnavailableError: Kind(503, "unavailable", "Not available now", _RETRY),
-    ProjectionBehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
+    BehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
     errors.DataEngineError: INTERNAL,
 }
 

@@ -124,6 +124,17 @@ DROP TABLE IF EXISTS data_engine.orgs_v1, data_engine.users_v1, data_engine.toke
 DELETE FROM data_engine.projection_checkpoints WHERE name IN ('orgs_v1', 'users_v1', 'tokens_v1');
 DELETE FROM data_engine.projection_dead_letters WHERE name IN ('orgs_v1', 'users_v1', 'tokens_v1');
 
+-- A query that names a position is not answered from a state before it, also when a crash has just taken that back.
+CREATE OR REPLACE FUNCTION data_engine.require_position(wanted bigint) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$
+BEGIN
+    IF (SELECT coalesce(min(position), 0) FROM data_engine.projection_checkpoints) < wanted THEN
+        RAISE EXCEPTION 'the read models have not reached position %', wanted USING ERRCODE = 'DEX01';
+    END IF;
+END
+$$;
+
 -- Who stands behind a credential is asked before the org is known. These functions run as the owner, answer one
 -- question each, and are all that the gateway has of the rows behind them.
 CREATE OR REPLACE FUNCTION data_engine.token_caller(of_verifier text)
@@ -217,7 +228,8 @@ GRANT EXECUTE ON FUNCTION
     TO data_engine_gateway, data_engine_projector;
 GRANT EXECUTE ON FUNCTION
     data_engine.token_caller(text), data_engine.identity_callers(text), data_engine.open_invitation(text),
-    data_engine.access_changes(bigint), data_engine.access_position(), data_engine.user_is_active(uuid)
+    data_engine.access_changes(bigint), data_engine.access_position(), data_engine.user_is_active(uuid),
+    data_engine.require_position(bigint)
     TO data_engine_gateway;
 
 -- Every table with an org has row-level security on. Read models: the gateway reads by scope, the projector writes.

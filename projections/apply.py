@@ -18,9 +18,11 @@ from projections.catalogue import KINDS
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.database import Database
 
-# Commits wait for their flush, though the data is derived: who was told a position must find it there, also after
-# Postgres crashed in that moment. The plan depends on the batch's size, so it is made for each.
+# The plan depends on the batch's size, so it is made for each.
 SETTINGS = "SET LOCAL plan_cache_mode = force_custom_plan"
+# A crash of Postgres may then take back what was told a moment ago, until it is applied again: the data is derived, and
+# a query that names a position checks in its own transaction that it is there (data_engine.require_position).
+WITHOUT_FLUSH = f"{SETTINGS}; SET LOCAL synchronous_commit = off"
 
 BURY = """
 INSERT INTO {schema}.projection_dead_letters (name, position, subject, reason)
@@ -59,18 +61,22 @@ async def apply(
     at: Checkpoints,
     batch: Batch,
     epoch: str,
+    *,
+    durable: bool = True,
 ) -> dict[str, Checkpoint]:
     """Apply to each projection what it has not seen of the batch, and return all checkpoints as they are then.
 
     `at` is where the caller believes the projections to be. Raises CheckpointsMovedError when they are elsewhere;
-    nothing is changed then. What a projection cannot take becomes a dead letter of that projection alone.
+    nothing is changed then. What a projection cannot take becomes a dead letter of that projection alone. Unless it is
+    to be `durable`, the commit does not wait for its flush.
     """
+    settings = SETTINGS if durable else WITHOUT_FLUSH
     behind = [projection for projection in projections if at[projection.name].position < batch.last_position]
     try:
-        return await _in_transaction(connection, schema, behind, at, batch, epoch, _whole)
+        return await _in_transaction(connection, schema, behind, at, batch, epoch, settings, _whole)
     except PoisonError as error:
         _logger.warning("batch_has_poison", first=batch.first_position, last=batch.last_position, reason=str(error))
-    return await _in_transaction(connection, schema, behind, at, batch, epoch, _without_poison)
+    return await _in_transaction(connection, schema, behind, at, batch, epoch, settings, _without_poison)
 
 
 async def _in_transaction(
@@ -80,10 +86,11 @@ async def _in_transaction(
     at: Checkpoints,
     batch: Batch,
     epoch: str,
+    settings: str,
     apply_one: ApplyOne,
 ) -> dict[str, Checkpoint]:
     async with connection.transaction():
-        await connection.execute(SETTINGS)
+        await connection.execute(settings)
         found = await checkpoints.lock(connection, schema, list(at))
         if found != at:
             raise CheckpointsMovedError(found)

@@ -160,14 +160,18 @@ class Projector:
 
     async def _apply(self, batch: Batch) -> None:
         """Apply the batch, or what another projector has left of it."""
+        # What withdraws access must hold once it was told of, whatever crashes.
+        access = batch.holds(ACCESS_KINDS)
         while checkpoints.lowest(self._at) < batch.last_position:
             try:
                 async with self._pool.acquire() as connection:
-                    self._at = await apply(connection, LIVE_SCHEMA, self._projections, self._at, batch, self._epoch)
+                    self._at = await apply(
+                        connection, LIVE_SCHEMA, self._projections, self._at, batch, self._epoch, durable=access
+                    )
             except CheckpointsMovedError as moved:
                 self._adopt(moved.found)
             else:
-                await self._publish(batch.ended_runs(), access=batch.holds(ACCESS_KINDS))
+                await self._publish(batch.ended_runs(), access=access)
 
     def _adopt(self, found: Checkpoints) -> None:
         """Go on from where another projector is, if that is ahead of us in the same log."""

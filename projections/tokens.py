@@ -95,7 +95,7 @@ def _made(event: TokenCreated, recorded: Recorded) -> tuple[object, ...]:
     return (
         event.originator_id,
         recorded.decision.org_id,
-        event.company_id,
+        recorded.decision.company_id,  # version 1 had it there only
         event.user_id,
         event.role,
         storable(event.name),

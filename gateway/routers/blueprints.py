@@ -155,17 +155,17 @@ async def create(body: CreateBlueprint, call: Authenticated) -> Response:
 @router.post("/get", response_model=Blueprint)
 async def get(body: GetBlueprint, call: Authenticated) -> Blueprint:
     """One blueprint."""
-    await call.caught_up(body.min_position)
-    row = await administration.blueprint(call.gateway.reader, call.scope, body.blueprint_id)
+    scope = await call.caught_up(body.min_position)
+    row = await administration.blueprint(call.gateway.reader, scope, body.blueprint_id)
     return _blueprint(answers.found(row, "blueprint", body.blueprint_id))
 
 
 @router.post("/list", response_model=Page[Blueprint])
 async def list_(body: ListBlueprints, call: Authenticated) -> Page[Blueprint]:
     """Blueprints, newest first."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await administration.blueprints(
-        call.gateway.reader, call.scope, cursors.before(body.cursor), body.limit + 1, body.archived
+        call.gateway.reader, scope, cursors.before(body.cursor), body.limit + 1, body.archived
     )
     return answers.page(rows, body.limit, _blueprint)
 

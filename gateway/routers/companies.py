@@ -85,17 +85,17 @@ async def create(body: CreateCompany, call: Authenticated) -> Response:
 @router.post("/get", response_model=Company)
 async def get(body: GetCompany, call: Authenticated) -> Company:
     """One company."""
-    await call.caught_up(body.min_position)
-    row = await administration.company(call.gateway.reader, call.scope, body.company_id)
+    scope = await call.caught_up(body.min_position)
+    row = await administration.company(call.gateway.reader, scope, body.company_id)
     return _company(answers.found(row, "company", body.company_id))
 
 
 @router.post("/list", response_model=Page[Company])
 async def list_(body: ListCompanies, call: Authenticated) -> Page[Company]:
     """Companies, newest first; those that the caller may see."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await administration.companies(
-        call.gateway.reader, call.scope, cursors.before(body.cursor), body.limit + 1, body.name_prefix
+        call.gateway.reader, scope, cursors.before(body.cursor), body.limit + 1, body.name_prefix
     )
     return answers.page(rows, body.limit, _company)
 

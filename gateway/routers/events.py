@@ -18,6 +18,7 @@ from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, TIME_EXAMPLE, Id, Posit
 from gateway.problems import invalid
 from gateway.visibility import must_see
 from projections.queries import work
+from projections.queries.reader import Scope
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500
 RUNS_MAX = 100
@@ -96,10 +97,10 @@ async def list_(body: ListEvents, call: Authenticated) -> Response:
     """The log's decisions, in its order."""
     if body.submission_id is not None and body.run_id is not None:
         raise invalid("/run_id", "Give a submission_id or a run_id, not both.")
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     if body.submission_id is not None:
         await must_see(call, SUBMISSION, body.submission_id)
-        found, following = await _of_submission(call, body, body.submission_id)
+        found, following = await _of_submission(call, scope, body, body.submission_id)
     elif body.run_id is not None:
         await must_see(call, RUN, body.run_id)
         found, following = _cut(await call.gateway.log.history(call.org_id, RUN, body.run_id), body, None)
@@ -127,11 +128,13 @@ def _scan_limit(call: Call, body: ListEvents) -> int:
     return body.limit if call.within is None else SCAN_MAX
 
 
-async def _of_submission(call: Call, body: ListEvents, submission_id: str) -> tuple[list[Recorded], int | None]:
+async def _of_submission(
+    call: Call, scope: Scope, body: ListEvents, submission_id: str
+) -> tuple[list[Recorded], int | None]:
     """The decisions of its runs, merged: the first one's history has the submission too. At most RUNS_MAX runs."""
     log = call.gateway.log
     runs = await work.run_ids_of_submission(
-        call.gateway.reader, call.scope, submission_id, body.after_position, RUNS_MAX + 1
+        call.gateway.reader, scope, submission_id, body.after_position, RUNS_MAX + 1
     )
     before = runs[RUNS_MAX]["position"] if len(runs) > RUNS_MAX else None
     gate = asyncio.Semaphore(READS_AT_ONCE)

@@ -87,8 +87,8 @@ class ConfigureOrg(BaseModel):
 @router.post("/get", response_model=Org)
 async def get(body: Empty, call: Authenticated) -> Org:
     """The caller's org."""
-    await call.caught_up(body.min_position)
-    row = dict(answers.found(await administration.org(call.gateway.reader, call.scope), "org", call.org_id))
+    scope = await call.caught_up(body.min_position)
+    row = dict(answers.found(await administration.org(call.gateway.reader, scope), "org", call.org_id))
     row["sign_in_rules"] = _RULES.validate_json(row["sign_in_rules"]) if call.auth.role == "org_admin" else None
     return Org.model_validate(row)
 

@@ -15,7 +15,7 @@ from gateway.payloads import Reference
 from gateway.routers.step_results import STEP_INDEX_MAX
 from gateway.run_view import RunKey
 from projections.queries import work
-from projections.queries.reader import Row
+from projections.queries.reader import Row, Scope
 
 LIMIT_MAX = 1000
 
@@ -62,13 +62,13 @@ class ResultsPage(BaseModel):
 async def get(body: GetResults, call: Authenticated) -> Response:
     """A page of the records that a step made, rejected or read."""
     start = 0 if body.cursor is None else cursors.decode(body.cursor)
-    await call.caught_up(body.min_position)
-    key = RunKey(call.scope, body.run_id)
+    scope = await call.caught_up(body.min_position)
+    key = RunKey(scope, body.run_id)
     run = answers.found(await call.gateway.runs.load(key), "run", body.run_id)
     step_index = len(run["step_keys"]) - 1 if body.step_index is None else body.step_index
     if step_index >= len(run["step_keys"]):
         answers.found(None, f"step {step_index} in the run", body.run_id)
-    reference = await _reference(call, run, step_index, body.kind)
+    reference = await _reference(call, scope, run, step_index, body.kind)
     records = [] if reference is None else orjson.loads(await call.gateway.payloads.text(reference))
     end = start + body.limit
     return answers.json_response(
@@ -83,12 +83,12 @@ async def get(body: GetResults, call: Authenticated) -> Response:
     )
 
 
-async def _reference(call: Call, run: Row, step_index: int, kind: Kind) -> Reference | None:
+async def _reference(call: Call, scope: Scope, run: Row, step_index: int, kind: Kind) -> Reference | None:
     """Where the records are; None when the step rejected none."""
     if kind == "input" and step_index == 0:
-        return await _records_of_submission(call, run["submission_id"])
+        return await _records_of_submission(call, scope, run["submission_id"])
     made_by = step_index - 1 if kind == "input" else step_index
-    rows = await work.step_results(call.gateway.reader, call.scope, run["run_id"])
+    rows = await work.step_results(call.gateway.reader, scope, run["run_id"])
     row = next((row for row in rows if row["step_index"] == made_by), None)
     if row is None or row["output_digest"] is None:
         raise StateConflictError(
@@ -108,8 +108,8 @@ async def _reference(call: Call, run: Row, step_index: int, kind: Kind) -> Refer
     )
 
 
-async def _records_of_submission(call: Call, submission_id: str) -> Reference:
-    row = await work.submission(call.gateway.reader, call.scope, submission_id)
+async def _records_of_submission(call: Call, scope: Scope, submission_id: str) -> Reference:
+    row = await work.submission(call.gateway.reader, scope, submission_id)
     row = answers.found(row, "submission", submission_id)
     return Reference(
         org_id=call.org_id,

@@ -179,9 +179,9 @@ async def create(body: CreateRun, call: Authenticated) -> Response:
 async def get(body: GetRun, call: Authenticated) -> Response:
     """One run; with `wait_s`, as soon as it has ended."""
     check_wait(call, body.wait_s)
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     gateway = call.gateway
-    key = RunKey(call.scope, body.run_id)
+    key = RunKey(scope, body.run_id)
     with gateway.signals.run_waiter(body.run_id) as waiter:
         row = answers.found(await gateway.runs.load(key), "run", body.run_id)
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s) or row
@@ -194,10 +194,10 @@ async def get(body: GetRun, call: Authenticated) -> Response:
 @router.post("/list", response_model=Page[Run])
 async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
     """Runs, newest first."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await work.runs(
         call.gateway.reader,
-        answers.narrowed(call, body.company_id),
+        answers.narrowed(call, scope, body.company_id),
         cursors.before(body.cursor),
         body.limit + 1,
         body.submission_id,

@@ -10,7 +10,7 @@ from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
 from gateway.run_view import RunKey, pending
 from projections.queries import work
-from projections.queries.reader import Row
+from projections.queries.reader import Row, Scope
 
 STEP_INDEX_MAX = 10_000
 
@@ -118,23 +118,23 @@ class GetStepResult(Query):
 @router.post("/list", response_model=StepResults)
 async def list_(body: ListStepResults, call: Authenticated) -> StepResults:
     """The results of all steps of a run; steps of which nothing is known yet are pending."""
-    await call.caught_up(body.min_position)
-    return StepResults(items=await _results(call, body.run_id))
+    scope = await call.caught_up(body.min_position)
+    return StepResults(items=await _results(call, scope, body.run_id))
 
 
 @router.post("/get", response_model=StepResult)
 async def get(body: GetStepResult, call: Authenticated) -> StepResult:
     """The result of one step of a run."""
-    await call.caught_up(body.min_position)
-    results = await _results(call, body.run_id)
+    scope = await call.caught_up(body.min_position)
+    results = await _results(call, scope, body.run_id)
     if body.step_index >= len(results):
         answers.found(None, f"step {body.step_index} in the run", body.run_id)
     return results[body.step_index]
 
 
-async def _results(call: Call, run_id: str) -> list[StepResult]:
-    run = answers.found(await call.gateway.runs.load(RunKey(call.scope, run_id)), "run", run_id)
-    rows = await work.step_results(call.gateway.reader, call.scope, run_id)
+async def _results(call: Call, scope: Scope, run_id: str) -> list[StepResult]:
+    run = answers.found(await call.gateway.runs.load(RunKey(scope, run_id)), "run", run_id)
+    rows = await work.step_results(call.gateway.reader, scope, run_id)
     recorded = {row["step_index"]: row for row in rows}
     return [_result(run, index, recorded.get(index)) for index in range(len(run["step_keys"]))]
 

@@ -160,18 +160,18 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
 @router.post("/get", response_model=Submission)
 async def get(body: GetSubmission, call: Authenticated) -> Submission:
     """One submission, without its records: `results/get` with `kind: input` pages through them."""
-    await call.caught_up(body.min_position)
-    row = await work.submission(call.gateway.reader, call.scope, body.submission_id)
+    scope = await call.caught_up(body.min_position)
+    row = await work.submission(call.gateway.reader, scope, body.submission_id)
     return _submission(answers.found(row, "submission", body.submission_id))
 
 
 @router.post("/list", response_model=Page[Submission])
 async def list_(body: ListSubmissions, call: Authenticated) -> Page[Submission]:
     """Submissions, newest first."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await work.submissions(
         call.gateway.reader,
-        answers.narrowed(call, body.company_id),
+        answers.narrowed(call, scope, body.company_id),
         cursors.before(body.cursor),
         body.limit + 1,
         body.blueprint_id,

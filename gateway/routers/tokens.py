@@ -213,18 +213,18 @@ async def rotate(body: RotateToken, call: Authenticated) -> Response:
 @router.post("/get", response_model=Token)
 async def get(body: OneToken, call: Authenticated) -> Token:
     """One token; never its secret."""
-    await call.caught_up(body.min_position)
-    row = await administration.token(call.gateway.reader, call.scope, body.token_id)
+    scope = await call.caught_up(body.min_position)
+    row = await administration.token(call.gateway.reader, scope, body.token_id)
     return _token(answers.found(row, "token", body.token_id))
 
 
 @router.post("/list", response_model=Page[Token])
 async def list_(body: ListTokens, call: Authenticated) -> Page[Token]:
     """Tokens, newest first; those of users that the caller may see."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await administration.tokens(
         call.gateway.reader,
-        call.scope,
+        scope,
         cursors.before(body.cursor),
         body.limit + 1,
         body.user_id,

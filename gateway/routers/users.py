@@ -218,18 +218,18 @@ async def accept_invitation(body: AcceptInvitation, call: SessionOnly) -> Respon
 @router.post("/get", response_model=User)
 async def get(body: OneUser, call: Authenticated) -> User:
     """One user."""
-    await call.caught_up(body.min_position)
-    row = await administration.user(call.gateway.reader, call.scope, body.user_id)
+    scope = await call.caught_up(body.min_position)
+    row = await administration.user(call.gateway.reader, scope, body.user_id)
     return _user(answers.found(row, "user", body.user_id))
 
 
 @router.post("/list", response_model=Page[User])
 async def list_(body: ListUsers, call: Authenticated) -> Page[User]:
     """Users, newest first; those that the caller may see."""
-    await call.caught_up(body.min_position)
+    scope = await call.caught_up(body.min_position)
     rows = await administration.users(
         call.gateway.reader,
-        answers.narrowed(call, body.company_id),
+        answers.narrowed(call, scope, body.company_id),
         cursors.before(body.cursor),
         body.limit + 1,
         body.role,

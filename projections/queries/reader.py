@@ -17,6 +17,8 @@ Row = asyncpg.Record
 ACQUIRE_TIMEOUT_S = 5.0
 QUERY_TIMEOUT_S = 15.0
 WHOLE_ORG = "all"
+BEHIND = "DEX01"
+"""What data_engine.require_position raises."""
 
 T = TypeVar("T")
 
@@ -38,11 +40,13 @@ class Scope:
     """What a transaction may see: an org, or one company of it (None: the whole org).
 
     Postgres itself holds it (migrations/0002_tenancy.sql); the queries' own conditions are the first lock, and this is
-    the second. Raises ValueError for what is not an id: the text goes into SQL.
+    the second. With `min_position`, a query fails unless the read models have it, in the query's own transaction.
+    Raises ValueError for what is not an id: the text goes into SQL.
     """
 
     org_id: str
     company_id: str | None = None
+    min_position: int | None = None
 
     def __post_init__(self) -> None:
         if not is_id(self.org_id) or not (self.company_id is None or is_id(self.company_id)):
@@ -52,7 +56,8 @@ class Scope:
     def statements(self) -> str:
         """The SQL that sets it for one transaction."""
         company = self.company_id or WHOLE_ORG
-        return f"SET LOCAL data_engine.org_id = '{self.org_id}'; SET LOCAL data_engine.company_id = '{company}'"
+        scope = f"SET LOCAL data_engine.org_id = '{self.org_id}'; SET LOCAL data_engine.company_id = '{company}'"
+        return scope + (f"; SELECT data_engine.require_position({self.min_position:d})" if self.min_position else "")
 
 
 class Reader:
@@ -94,6 +99,12 @@ class Reader:
             return await connection.fetch(sql, *arguments, timeout=QUERY_TIMEOUT_S)
 
 
+class BehindError(UnavailableError):
+    """The read models are not at the scope's `min_position`: a crash of the database took them back for a moment."""
+
+    code = "projection_behind"
+
+
 async def _answered(answer: Awaitable[T]) -> T:
     try:
         return await answer
@@ -101,3 +112,7 @@ async def _answered(answer: Awaitable[T]) -> T:
         raise UnavailableError("The database does not answer.") from error
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError("The database has no read models of this version; run `dex migrate`.") from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == BEHIND:
+            raise BehindError("The read models are not at that position; ask again.") from error
+        raise

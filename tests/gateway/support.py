@@ -296,6 +296,7 @@ class Service:
     async def signal(
         self, position: int, ended: list[str] | None = None, *, access: bool = False, reset: bool = False
     ) -> None:
+        await self._pool.execute("UPDATE data_engine.projection_checkpoints SET position = $1", position)
         body = {"position": position, "ended": ended or [], "access": access, "reset": reset}
         # No flush: one that is cancelled ends nats-py's read loop when its answer comes (seen with 2.16.0).
         await self._nats.publish(subjects.PROJECTED, orjson.dumps(body))

@@ -14,7 +14,7 @@ from events.settings import Settings
 from gateway.state import Gateway
 from projections.database import create_pool
 from projections.queries import administration, work
-from projections.queries.reader import Reader, Scope
+from projections.queries.reader import BehindError, Reader, Scope
 from tests.gateway.support import AT, World, add_world, insert, positions
 
 ORG_TABLES = """
@@ -244,3 +244,14 @@ async def test_tokens_of_the_orgs_own_users_are_shown_to_their_company(
     other = await add_world(database)
     for scope in (Scope(full.org_id, full.other_company_id), Scope(other.org_id)):
         assert await administration.token(Reader(pool), scope, token_id) is None
+
+
+async def test_a_position_that_a_crash_took_back_is_not_answered_from(
+    pool: asyncpg.Pool, full: World, database: asyncpg.Pool
+) -> None:
+    """The gateway may have heard of a position that Postgres, killed in that moment, does not have any more."""
+    at: int = await database.fetchval("SELECT min(position) FROM data_engine.projection_checkpoints")
+    reader, sql = Reader(pool), "SELECT * FROM data_engine.runs_v1"
+    with pytest.raises(BehindError):
+        await reader.rows(Scope(full.org_id, min_position=at + 1), sql)
+    assert await reader.rows(Scope(full.org_id, min_position=at), sql)
