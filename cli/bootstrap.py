@@ -1,4 +1,4 @@
-"""What only the platform's operator does, and never over HTTP: create an org, its first admin and a first token."""
+"""What only the platform's operator does, and never over HTTP: create orgs with a first admin, and set their limits."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,12 @@ from nats.aio.msg import Msg
 
 from cli.credentials import Credentials
 from events import strictjson, subjects
-from events.commands import Answer, CreateOrg
+from events.commands import Answer, Command, CreateOrg, SetOrgLimits
 from events.connection import connect
 from events.context import PLATFORM_ACTOR
 from events.errors import DataEngineError, UnavailableError, rejection_from_json
 from events.ids import new_id
+from events.limits import Limits
 from events.secrets import TOKEN_PREFIX, Secret, new_secret, verifier_of
 from projections.queries.access import ADD_CREDENTIAL
 
@@ -39,22 +40,7 @@ async def create_org(servers: list[str], dsn: str, name: str, admin_email: str) 
         token_hint=token.hint,
         token_secret_id=token.secret_id,
     )
-    connection = await connect(servers, "dex")
-    projected = await _Projected.listen(connection)
-    try:
-        reply = await connection.request(
-            subjects.ask(command.NAME), command.model_dump_json().encode(), timeout=_TIMEOUT_S
-        )
-        answer = Answer.model_validate_json(reply.data)
-        if answer.rejected is not None:
-            raise rejection_from_json(answer.rejected)
-        if answer.accepted is None:
-            raise DataEngineError(f"The org was not created: {answer.unavailable}")
-        await projected.reached(answer.accepted.position)
-    except nats.errors.Error as error:
-        raise UnavailableError("The command service does not answer; is the system up? (dex status)") from error
-    finally:
-        await connection.close()
+    await _ask(servers, command)
     return Credentials(org_id, command.admin_user_id, token.text)
 
 
@@ -68,6 +54,34 @@ async def _keep_hash(dsn: str, org_id: str, token: Secret) -> None:
             await database.close()
     except (OSError, asyncpg.PostgresError) as error:
         raise UnavailableError(f"The database does not take the token: {error!r}") from error
+
+
+async def set_org_limits(servers: list[str], org_id: str, limits: Limits) -> None:
+    """Give an org limits of its own. Raises NotFoundError and UnavailableError."""
+    command = SetOrgLimits(
+        command_id=new_id(), org_id=org_id, aggregate_id=org_id, actor=PLATFORM_ACTOR, digest="", limits=limits
+    )
+    await _ask(servers, command)
+
+
+async def _ask(servers: list[str], command: Command) -> None:
+    """Ask the command service as the platform's operator, and wait until the read models have what it decided."""
+    connection = await connect(servers, "dex")
+    projected = await _Projected.listen(connection)
+    try:
+        reply = await connection.request(
+            subjects.ask(command.NAME), command.model_dump_json().encode(), timeout=_TIMEOUT_S
+        )
+        answer = Answer.model_validate_json(reply.data)
+        if answer.rejected is not None:
+            raise rejection_from_json(answer.rejected)
+        if answer.accepted is None:
+            raise DataEngineError(f"It was not done: {answer.unavailable}")
+        await projected.reached(answer.accepted.position)
+    except nats.errors.Error as error:
+        raise UnavailableError("The command service does not answer; is the system up? (dex status)") from error
+    finally:
+        await connection.close()
 
 
 class _Projected:

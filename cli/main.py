@@ -124,6 +124,23 @@ def org_create(
     console.print("The token is shown this once. `dex submit` and `dex token create` use it from now on.")
 
 
+@org_app.command("limits")
+def org_limits(
+    org_id: Annotated[str, typer.Argument(help="The org's id.")],
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", help="NAME=NUMBER, e.g. org_open_runs=500; may be repeated.")
+    ] = None,
+) -> None:
+    """Give an org limits of its own; without --limit it has the platform's defaults again."""
+    from cli.bootstrap import set_org_limits
+    from cli.limits import parse_limits
+
+    limits = guarded(lambda: parse_limits(limit or []))
+    run(set_org_limits(running_settings().nats_servers, org_id, limits))
+    shown = limits.model_dump(exclude_none=True)
+    console.print(", ".join(f"{name}={value:g}" for name, value in shown.items()) or "The platform's defaults.")
+
+
 @docs_app.command("asyncapi")
 def docs_asyncapi() -> None:
     """Print the AsyncAPI document of commands and tasks."""

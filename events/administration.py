@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from events.context import Role
+from events.limits import Limits
 from events.model import Event
 
 ORG, COMPANY, USER, TOKEN, BLUEPRINT, STEP = "org", "company", "user", "token", "blueprint", "step"
@@ -71,6 +72,13 @@ class OrgConfigured(Event):
     TOPIC: ClassVar[str] = "org.configured"
     members_may_work: bool
     sign_in_rules: tuple[SignInRule, ...]
+
+
+class OrgLimitsSet(Event):
+    """The platform's operator gave the org limits of its own; what is null is the platform's default."""
+
+    TOPIC: ClassVar[str] = "org.limits_set"
+    limits: Limits
 
 
 class CompanyCreated(Event):

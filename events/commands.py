@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from events.administration import BlueprintStep, SignInRule
 from events.context import Actor, Role
+from events.limits import Limits
 from events.payload import Payload
 
 
@@ -54,6 +55,13 @@ class ConfigureOrg(Command):
     NAME: ClassVar[str] = "configure_org"
     members_may_work: bool | None
     sign_in_rules: tuple[SignInRule, ...] | None
+
+
+class SetOrgLimits(Command):
+    """Give an org limits of its own (the platform's operator only)."""
+
+    NAME: ClassVar[str] = "set_org_limits"
+    limits: Limits
 
 
 class CreateCompany(Command):
@@ -190,9 +198,9 @@ class CancelRun(Command):
 COMMANDS: dict[str, type[Command]] = {
     kind.NAME: kind
     for kind in (
-        CreateOrg, RenameOrg, ConfigureOrg, CreateCompany, CreateUser, InviteUser, AcceptInvitation, AdmitUser,
-        DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint, ArchiveBlueprint, CreateSubmission,
-        CreateRun, RetryRun, CancelRun,
+        CreateOrg, RenameOrg, ConfigureOrg, SetOrgLimits, CreateCompany, CreateUser, InviteUser, AcceptInvitation,
+        AdmitUser, DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint, ArchiveBlueprint,
+        CreateSubmission, CreateRun, RetryRun, CancelRun,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from events.context import AuthContext, AuthMethod
 from events.errors import AuthenticationError
 from events.ids import is_id
+from events.limits import NO_LIMITS, Limits
 from events.secrets import TOKEN_PREFIX, verifier_of
 from events.settings import Settings
 from gateway.access_watch import AccessWatch
@@ -31,11 +32,12 @@ Admit = Callable[[Session, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call: the AuthContext, what it may see, and what its org has set."""
+    """Who makes a call: the AuthContext, what it may see, and what was set for its org."""
 
     auth: AuthContext
     scope: Scope
     members_may_work: bool
+    limits: Limits = NO_LIMITS
 
     @classmethod
     def of(cls, row: Row, method: AuthMethod) -> "Caller":
@@ -48,7 +50,8 @@ class Caller:
             auth_method=method,
             token_id=row["token_id"],
         )
-        return cls(auth, Scope(auth.org_id, auth.company_id), row["members_may_work"])
+        limits = Limits.model_validate_json(row["limits"])
+        return cls(auth, Scope(auth.org_id, auth.company_id), row["members_may_work"], limits)
 
 
 _Key = tuple[str, str | None]

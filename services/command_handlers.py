@@ -160,6 +160,10 @@ class CommandHandlers:
             lambda org: things.configure_org(org, command.members_may_work, command.sign_in_rules),
         )
 
+    async def set_org_limits(self, command: cmd.SetOrgLimits) -> Accepted:
+        """Other limits for an org."""
+        return await self._change(command, admin.ORG, lambda org: things.set_limits(org, command.limits))
+
     async def deactivate_user(self, command: cmd.DeactivateUser) -> Accepted:
         """A user acts no more."""
         return await self._change(command, admin.USER, things.deactivate_user)

@@ -14,6 +14,7 @@ from events.administration import (
     CompanyCreated,
     OrgConfigured,
     OrgCreated,
+    OrgLimitsSet,
     OrgRenamed,
     SignInRule,
     StepRegistered,
@@ -27,6 +28,7 @@ from events.administration import (
 )
 from events.context import ROLE_RANKS, Role
 from events.errors import InvalidInputError, NotFoundError, StateConflictError
+from events.limits import NO_LIMITS, Limits
 from events.model import Event
 
 
@@ -35,8 +37,8 @@ class Thing:
     """The state of an administrative aggregate: what it is, and whether it is still in use.
 
     `version` 0 means that it does not exist. `company_id` and `user_id` are those that it belongs to; `steps` are a
-    blueprint's; `name`, `members_may_work` and `sign_in_rules` an org's; `role`, `identity` and `invitation` a user's;
-    `expires_at` a token's.
+    blueprint's; `name`, `members_may_work`, `sign_in_rules` and `limits` an org's; `role`, `identity` and `invitation`
+    a user's; `expires_at` a token's.
     """
 
     aggregate_id: str
@@ -49,6 +51,7 @@ class Thing:
     registration: StepRegistered | None = None
     members_may_work: bool = True
     sign_in_rules: tuple[SignInRule, ...] = ()
+    limits: Limits = NO_LIMITS
     role: Role | None = None
     identity: str | None = None
     invitation: UserInvited | None = None
@@ -70,6 +73,8 @@ def evolve(thing: Thing, event: Event) -> Thing:
             return replace(thing, name=event.name)
         case OrgConfigured():
             return replace(thing, members_may_work=event.members_may_work, sign_in_rules=event.sign_in_rules)
+        case OrgLimitsSet():
+            return replace(thing, limits=event.limits)
         case UserCreated():
             return replace(thing, active=True, company_id=event.company_id, role=event.role, identity=event.identity)
         case UserInvited():
@@ -132,6 +137,13 @@ def configure_org(
         return []
     at = {"originator_id": org.aggregate_id, "originator_version": org.version + 1}
     return [OrgConfigured.model_validate({**at, "members_may_work": members, "sign_in_rules": rules})]
+
+
+def set_limits(org: Thing, limits: Limits) -> list[Event]:
+    """Give the org these limits; nothing when it has them."""
+    if must_exist(org, "org").limits == limits:
+        return []
+    return [OrgLimitsSet(originator_id=org.aggregate_id, originator_version=org.version + 1, limits=limits)]
 
 
 def accept_invitation(user: Thing, invitation_id: str, identity: str, now: datetime) -> list[Event]:

@@ -8,6 +8,7 @@ import pytest
 
 from events import administration as admin
 from events import processing
+from events.limits import Limits
 from events.mapper import CATALOGUE
 from projections import runs as runs_model
 from projections import step_results
@@ -153,8 +154,10 @@ async def test_an_org_is_as_it_was_last_configured(world):
     history.on(admin.ORG, ORG, admin.OrgConfigured, members_may_work=False, sign_in_rules=())
     history.on(admin.ORG, ORG, admin.OrgRenamed, name="New")
     history.on(admin.ORG, ORG, admin.OrgConfigured, members_may_work=False, sign_in_rules=(rule,))
+    history.on(admin.ORG, ORG, admin.OrgLimitsSet, limits=Limits(org_open_runs=5))
     [org] = (await rows_of(world, history))["orgs_v2"]
-    assert (org["name"], org["members_may_work"], org["position"]) == ("New", False, 4)
+    assert (org["name"], org["members_may_work"], org["position"]) == ("New", False, 5)
+    assert orjson.loads(org["limits"]) == {"org_open_runs": 5}
     assert orjson.loads(org["sign_in_rules"]) == [rule.model_dump()]
 
 
