@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from events import strictjson
 from events.context import AuthContext
-from events.errors import ConfigurationError, InvalidInputError
+from events.errors import AuthenticationError, ConfigurationError, InvalidInputError
 from events.ids import new_id
 from gateway.commands import Envelope, digest_of
+from gateway.observe import authentication_failed, known
 from gateway.permissions import Rule, check, rule_of
 from gateway.problems import BodyTooLargeError, UnsupportedMediaError, invalid, pointer
 from gateway.state import Gateway
@@ -62,7 +63,12 @@ class Call:
 async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
-    auth = await gateway.authenticator.authenticate(request.headers)
+    try:
+        auth = await gateway.authenticator.authenticate(request.headers)
+    except AuthenticationError as error:
+        authentication_failed(request.headers, error)
+        raise
+    known(request.scope, auth)
     check(rule, auth)
     key = _idempotency_key(request) if rule.command else None
     return Call(auth, gateway, endpoint, request.scope["request_id"], key)

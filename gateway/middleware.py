@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, and the last net under unexpected errors."""
+"""What surrounds every request: its id, what is seen of it from outside, and the last net under unexpected errors."""
 
 import re
 
@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.ids import new_id
 from gateway import problems
+from gateway.observe import Observed
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
 
@@ -13,8 +14,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
 class RequestMiddleware:
     """Gives each request an id (`X-Request-Id`, the caller's own if it is sane) and each failure a problem."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, access_log: bool = True) -> None:
         self._app = app
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or pass on what is none."""
@@ -22,6 +24,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = scope["request_id"] = _request_id(scope)
+        with Observed(scope, request_id, self._access_log) as observed:
+            await self._serve(scope, receive, send, request_id, observed)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str, observed: Observed) -> None:
         header = (b"x-request-id", request_id.encode())
         started = False
 
@@ -29,6 +35,7 @@ class RequestMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                observed.status = message["status"]
                 message["headers"] = [*message["headers"], header]
             await send(message)
 
