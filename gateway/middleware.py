@@ -6,8 +6,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.ids import new_id
 from gateway import problems
+from gateway.auth import TOKEN_PREFIX
 from gateway.observe import Observed
 
+_TOKEN_PREFIX = TOKEN_PREFIX.encode()  # somebody's token, put into the wrong header, must not become an id
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
 
 
@@ -29,12 +31,9 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str, observed: Observed) -> None:
         header = (b"x-request-id", request_id.encode())
-        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 observed.status = message["status"]
                 message["headers"] = [*message["headers"], header]
             await send(message)
@@ -42,13 +41,13 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if started:
+            if observed.status is not None:  # the answer has begun
                 raise
             await problems.from_unexpected(error, request_id)(scope, receive, send_with_id)
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.match(value):
+        if name == b"x-request-id" and _SANE_ID.match(value) and _TOKEN_PREFIX not in value:
             return str(value.decode())
     return new_id()

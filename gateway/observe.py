@@ -10,6 +10,7 @@ from starlette.types import Scope
 from events import logging, metrics, tracing
 from events.context import AuthContext
 from events.errors import AuthenticationError
+from gateway.auth import TOKEN_PREFIX
 
 UNMATCHED = "unmatched"
 """The endpoint of a request for none: its path is the caller's text, and stays out of logs and metrics."""
@@ -108,7 +109,7 @@ def reason_of(headers: Headers, error: AuthenticationError) -> str:
             return "malformed" if type(error.__cause__) is jwt.DecodeError else reason
     if scheme.lower() != "bearer" or not credential.strip():
         return "malformed"
-    return "token" if credential.strip().startswith("dex_") else "session"
+    return "token" if credential.strip().startswith(TOKEN_PREFIX) else "session"
 
 
 def _traceparent(scope: Scope) -> dict[str, str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from nats.aio.msg import Msg
 
@@ -17,6 +18,9 @@ from events.commands import Accepted, Command
 from events.errors import RejectedError, UnavailableError
 from events.model import Decision
 from services.settle import Broken, Done, Outcome
+
+_logger = logging.get_logger("work")
+_step_timer = cache(metrics.STEP_DURATION.labels)  # several a task; looking one up costs as much as the observation
 
 
 @dataclass(slots=True)
@@ -37,17 +41,19 @@ def command(asked: Command, headers: Mapping[str, str] | None) -> Iterator[Seen]
     logging.bind(request_id=asked.request_id, org_id=asked.org_id, command=asked.NAME)
     began_s, seen = time.perf_counter(), Seen()
     ids = {"request_id": asked.request_id, "org_id": asked.org_id}
-    try:
-        with tracing.span(f"command {asked.NAME}", "CONSUMER", headers or {}, **ids):
+    with tracing.span(f"command {asked.NAME}", "CONSUMER", headers or {}, **ids):
+        try:
             yield seen
-    except RejectedError:
-        seen.outcome = "rejected"
-        raise
-    except UnavailableError:
-        seen.outcome = "unavailable"
-        raise
-    finally:
-        metrics.COMMAND_DURATION.labels(asked.NAME, seen.outcome).observe(time.perf_counter() - began_s)
+        except RejectedError:
+            seen.outcome = "rejected"
+            raise
+        except UnavailableError:
+            seen.outcome = "unavailable"
+            raise
+        finally:
+            duration_s = time.perf_counter() - began_s
+            metrics.COMMAND_DURATION.labels(asked.NAME, seen.outcome).observe(duration_s)
+            _logger.debug("command", outcome=seen.outcome, duration_ms=round(duration_s * 1000, 2))
 
 
 @dataclass(slots=True)
@@ -71,14 +77,15 @@ def task(message: Msg) -> Iterator[SeenTask]:
     logging.bind(org_id=org_id, run_id=run_id, step=step_key)
     seen = SeenTask()
     metrics.TASKS_IN_HAND.inc()
-    try:
-        with tracing.span(f"task {step_key}", "CONSUMER", message.headers or {}, org_id=org_id, run_id=run_id) as span:
+    with tracing.span(f"task {step_key}", "CONSUMER", message.headers or {}, org_id=org_id, run_id=run_id) as span:
+        try:
             yield seen
+        finally:
+            metrics.TASKS_IN_HAND.dec()
+            metrics.TASKS.labels(step_key, seen.outcome).inc()
+            _logger.debug("task", outcome=seen.outcome)
             if seen.outcome != "done":
                 tracing.failed(span, seen.outcome)
-    finally:
-        metrics.TASKS_IN_HAND.dec()
-        metrics.TASKS.labels(step_key, seen.outcome).inc()
 
 
 def belongs_to(decision: Decision) -> None:
@@ -90,5 +97,5 @@ def belongs_to(decision: Decision) -> None:
 def step(key: str, duration_us: int, failure: str | None, *, isolated: bool) -> None:
     """One execution of a step has just ended; `failure` is its code, or None when it succeeded."""
     outcome, place = "failed" if failure else "succeeded", "isolated" if isolated else "inline"
-    metrics.STEP_DURATION.labels(key, outcome, place).observe(duration_us / 1e6)
+    _step_timer(key, outcome, place).observe(duration_us / 1e6)
     tracing.happened(f"step {key}", duration_us, failure, place=place)
