@@ -1,6 +1,7 @@
 """What one request leaves behind: a line in the log, a measurement, a span. Never bodies, queries or credentials."""
 
 import time
+from functools import cache
 from typing import Any
 
 import jwt
@@ -15,6 +16,7 @@ from gateway.auth import TOKEN_PREFIX
 UNMATCHED = "unmatched"
 """The endpoint of a request for none: its path is the caller's text, and stays out of logs and metrics."""
 
+_DOCUMENTS = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 STATUSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
 
@@ -27,6 +29,7 @@ _SESSION_FAULTS: tuple[tuple[type[Exception], str], ...] = (
 REASONS = ("missing", "token", "session", "malformed", *(reason for _, reason in _SESSION_FAULTS))
 
 _access = logging.get_logger("access")
+_timer = cache(metrics.HTTP_DURATION.labels)
 
 
 class Observed:
@@ -55,7 +58,7 @@ class Observed:
         duration_s = time.perf_counter() - self._began_s
         endpoint, status_class = template_of(self._scope), "none" if self.status is None else f"{self.status // 100}xx"
         metrics.HTTP_IN_FLIGHT.dec()
-        metrics.HTTP_DURATION.labels(endpoint, status_class).observe(duration_s)
+        _timer(endpoint, status_class).observe(duration_s)
         auth: AuthContext | None = self._scope.get("auth")
         if self._log:
             _access.info(
@@ -91,7 +94,10 @@ def known(scope: Scope, auth: AuthContext) -> None:
 
 def template_of(scope: Scope) -> str:
     """The path of the route that served a request, as it was declared."""
-    return getattr(scope.get("route"), "path", None) or UNMATCHED
+    declared: str | None = getattr(scope.get("route"), "path", None)
+    if declared is not None:
+        return declared
+    return scope["path"] if scope["path"] in _DOCUMENTS else UNMATCHED  # FastAPI tells no route of its own documents
 
 
 def authentication_failed(headers: Headers, error: AuthenticationError) -> None:

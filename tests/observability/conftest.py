@@ -1,8 +1,12 @@
 """A whole system with everything that can be observed turned on, and a collector that takes its traces."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -11,8 +15,22 @@ from events.settings import Settings
 from tests.observability.collector import Collector
 from tests.system.client import Org, new_org
 
+T = TypeVar("T")
 JWT_SECRET = "a-shared-secret-of-these-tests-0123456789"
 STEP_MODULES = ("services.steps.catalogue", "tests.system.faulty_steps")
+
+
+LOOK_EVERY_S, LOOK_FOR_S = 0.02, 20.0
+
+
+async def eventually(look: Callable[[], Awaitable[T]], found: Callable[[T], object] = bool) -> T:
+    """What `look` gives once it is `found`, or at last: a process logs and counts a moment after it has answered."""
+    end_s = time.monotonic() + LOOK_FOR_S
+    while True:
+        seen = await look()
+        if found(seen) or time.monotonic() > end_s:
+            return seen
+        await asyncio.sleep(LOOK_EVERY_S)  # the interval between two looks
 
 
 @dataclass
@@ -36,6 +54,15 @@ class Observed:
     @property
     def metrics_urls(self) -> dict[str, str]:
         return read_state(self.home)["metrics"]
+
+    async def entries(self, process: str, **fields: object) -> list[dict[str, Any]]:
+        """The entries of a process's log that have these fields, once there is one."""
+
+        async def look() -> list[dict[str, Any]]:
+            lines = (json.loads(line) for line in self.log(process).splitlines() if line.startswith("{"))
+            return [line for line in lines if fields.items() <= line.items()]
+
+        return await eventually(look)
 
     def log(self, process: str) -> str:
         return (self.home / "logs" / f"{process}.log").read_text()

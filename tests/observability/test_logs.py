@@ -17,26 +17,20 @@ from tests.observability.conftest import JWT_SECRET
 HASH = hashlib.sha256(b"a verifier").hexdigest()
 
 
-def entries(observed, process: str, **fields: object) -> list[dict]:
-    """The entries of a process's log that have these fields."""
-    lines = (json.loads(line) for line in observed.log(process).splitlines() if line.startswith("{"))
-    return [line for line in lines if fields.items() <= line.items()]
-
-
 async def test_every_process_names_the_request_in_its_log(observed, org):
     blueprint = await org.blueprint("test_count")
     request_id = f"followed-{uuid.uuid4()}"
     body = {"company_id": org.company_id, "blueprint_id": blueprint, "records": [{"n": 0}], "wait_s": 30}
     response = await org.http.post("submissions/create", json=body, headers={"X-Request-Id": request_id})
     made = response.json()
-    (access,) = entries(observed, "gateway", request_id=request_id, event="request")
+    (access,) = await observed.entries("gateway", request_id=request_id, event="request")
     own = {"endpoint": "/v1/submissions/create", "method": "POST", "status": 201, "org_id": org.org_id}
     assert own.items() <= access.items()
     assert access["token_id"]
     assert access["duration_ms"] > 0
-    (command,) = entries(observed, "command-service", request_id=request_id, event="command")
+    (command,) = await observed.entries("command-service", request_id=request_id, event="command")
     assert (command["org_id"], command["command"], command["outcome"]) == (org.org_id, "create_submission", "accepted")
-    (task,) = entries(observed, "worker", request_id=request_id, event="task")
+    (task,) = await observed.entries("worker", request_id=request_id, event="task")
     assert (task["org_id"], task["run_id"], task["step"]) == (org.org_id, made["run_id"], "test_count")
     assert task["correlation_id"] == made["submission_id"]
     assert access["trace_id"] == command["trace_id"]
@@ -47,7 +41,7 @@ async def test_requests_for_nothing_leave_no_text_of_theirs(observed, org):
     path, query = "/v1/secret-path/open-sesame", "?api_key=open-sesame"
     async with httpx.AsyncClient() as http:
         await http.request("PROPFIND", f"{observed.base_url}{path}{query}", headers={"X-Request-Id": request_id})
-    (access,) = entries(observed, "gateway", request_id=request_id)
+    (access,) = await observed.entries("gateway", request_id=request_id)
     assert (access["endpoint"], access["method"], access["status"]) == ("unmatched", "OTHER", 404)
     assert "sesame" not in observed.log("gateway")
 
@@ -125,9 +119,9 @@ async def test_no_credential_and_no_hash_of_one_is_in_any_log(observed, org):
     await org.call("tokens/revoke", {"token_id": made["token_id"]})
     await misuse(observed, org, made["token"])
 
-    assert entries(observed, "command-service", event="handler_raised"), "the faulty command was told of"
-    assert entries(observed, "command-service", event="dead_letter")
-    assert entries(observed, "projector", event="dead_letter")
+    assert await observed.entries("command-service", event="handler_raised"), "the faulty command was told of"
+    assert await observed.entries("command-service", event="dead_letter")
+    assert await observed.entries("projector", event="dead_letter")
     searched = list((observed.home / "logs").iterdir())
     assert {"gateway.log", "command-service.log", "worker.log", "projector.log", "nats.log"} <= {
         p.name for p in searched
@@ -155,3 +149,21 @@ def test_tracebacks_show_no_variables(fmt):
     assert ran.stdout.count("in fail") == 2
     assert "open-sesame" not in ran.stdout + ran.stderr
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(("access_log", "lines"), [(True, 1), (False, 0)])
+def test_the_access_log_can_be_turned_off(access_log, lines):
+    code = (
+        "import httpx, asyncio\n"
+        "from events.logging import configure_logging\n"
+        "from events.settings import Settings\n"
+        "from gateway.app import create_app\n"
+        "configure_logging('info', 'json', 'gateway')\n"
+        f"app = create_app(Settings(_env_file=None, access_log={access_log}))\n"
+        "async def main():\n"
+        "    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://x') as http:\n"
+        "        assert (await http.get('/openapi.json')).status_code == 200\n"
+        "asyncio.run(main())\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["endpoint"] for line in ran.stdout.splitlines()] == ["/openapi.json"] * lines

@@ -138,8 +138,8 @@ async def test_a_deferred_command_stays_in_its_trace_and_its_log_lines_name_the_
     assert {path_of(spans, span, caller) for span in spans if span.name == done} == {
         ("POST /v1/companies/create", done)
     }
-    lines = [json.loads(line) for line in observed.log("command-service").splitlines() if '"deferred_command' in line]
-    (line,) = [line for line in lines if line["command_id"] == answer["command_id"]]
+    (line,) = await observed.entries("command-service", command_id=answer["command_id"])
+    assert line["event"] == "deferred_command_done"
     assert line["request_id"] == answer["request_id"]
     assert line["org_id"] == org.org_id
 
@@ -148,11 +148,10 @@ async def test_a_deferred_command_stays_in_its_trace_and_its_log_lines_name_the_
     "header", ["", "garbage", "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "00-" + "g" * 32 + "-" + "1" * 16 + "-01"]
 )
 async def test_a_trace_begins_here_when_the_caller_names_none(observed, org, header):
-    response = await org.http.post("orgs/get", json={}, headers={"traceparent": header, "X-Request-Id": "begin-here"})
+    response = await org.http.post("orgs/get", json={}, headers={"traceparent": header})
     assert response.status_code == 200
-    line = next(line for line in observed.log("gateway").splitlines()[::-1] if "begin-here" in line)
-    trace_id = json.loads(line)["trace_id"]
-    (span,) = await observed.collector.wait(trace_id, lambda found: len(found) == 1)
+    (line,) = await observed.entries("gateway", request_id=response.headers["x-request-id"])
+    (span,) = await observed.collector.wait(line["trace_id"], lambda found: len(found) == 1)
     assert (span.name, span.parent_id) == ("POST /v1/orgs/get", "")
 
 
