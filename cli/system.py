@@ -97,8 +97,10 @@ class System:
 
     def _metrics_url(self, name: str) -> str:
         """Where a process of this system serves its metrics: each on a free port of its own."""
-        host, taken = self._settings.metrics_host, self._metrics_ports.values()
-        while (port := embedded.free_port(host)) in taken:
+        assert self.endpoints is not None
+        host, gateway = self._settings.metrics_host, int(self.endpoints.gateway_url.rpartition(":")[2])
+        # the ports that were chosen already are free until their processes have started
+        while (port := embedded.free_port(host)) in {gateway, *self._metrics_ports.values()}:
             continue
         self._metrics_ports[name] = port
         return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/metrics"

@@ -12,9 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from cli import embedded
 from cli.main import app
+from cli.system import Endpoints, System
 from events.commands import COMMANDS
 from events.metrics import OF_PROCESS, OUTCOMES
+from events.settings import Settings
 from gateway.observe import REASONS, STATUSES
 from gateway.permissions import ENDPOINTS
 from projections.catalogue import PROJECTIONS
@@ -162,6 +165,19 @@ async def test_status_says_where_they_are(observed):
     shown = await asyncio.to_thread(CliRunner().invoke, app, ["status", "--json"], env=environment)
     for url in observed.metrics_urls.values():
         assert url in shown.stdout
+
+
+async def test_no_two_processes_are_given_the_same_port(home, monkeypatch):
+    """What was chosen is not bound yet, so the kernel may well name it again."""
+    system = System(Settings(_env_file=None, home=home), lambda _name, _what: None)
+    system.endpoints = Endpoints("", "", "http://127.0.0.1:7001")
+    offered = iter([7001, 7002, 7002, 7001, 7003])
+    monkeypatch.setattr(embedded, "free_port", lambda _host: next(offered))
+    assert [system._metrics_url(name).rpartition(":")[2] for name in ("gateway", "worker")] == [
+        "7002/metrics",
+        "7003/metrics",
+    ]
+    await system.stop()
 
 
 def test_the_documentation_lists_every_metric_with_its_labels():
