@@ -11,7 +11,7 @@ COPY migrations migrations
 COPY projections projections
 COPY services services
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
-RUN uv sync --no-dev --no-editable
+RUN uv sync --no-dev --no-editable --extra otlp
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /app app

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 
 import uvloop
 
+from events import metrics, tracing
 from events.connection import connect
 from events.errors import DataEngineError
 from events.health import answer_health
@@ -29,7 +30,8 @@ def run_process(name: str, settings: Settings, serve: Serve) -> int:
     configure_logging(settings.log_level, settings.log_format, name)
     _collect_rarely()
     try:
-        uvloop.run(_until_stopped(settings, serve))
+        with metrics.serving(name, settings), tracing.exporting(name, settings):
+            uvloop.run(_until_stopped(settings, serve))
     except DataEngineError as error:
         get_logger(name).error("stopped", code=error.code, reason=error.message)
         return 1

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cli.render import console, facts_table
+from cli.system import read_state
 from events import strictjson, subjects
 from events.connection import connect
 from events.errors import DataEngineError
@@ -52,7 +53,9 @@ async def _gather_nats(settings: Settings, status: Status) -> None:
     connection = await connect(settings.nats_servers, "dex")
     try:
         status.faults += await check_streams(connection, settings.nats_replicas, settings.events_max_bytes)
-        status.processes = [asdict(alive) for alive in await ask_health(connection, HEALTH_WITHIN_S)]
+        serving = read_state(settings.home).get("metrics", {})
+        for alive in await ask_health(connection, HEALTH_WITHIN_S):
+            status.processes.append({**asdict(alive), "metrics_url": serving.get(alive.process)})
         present = {process["process"] for process in status.processes}
         status.faults += [f"{name}: no process answers" for name in PROCESSES if name not in present]
         status.log_position = (await EventLog(connection).state()).last_position
@@ -87,8 +90,8 @@ def show_status(status: Status) -> None:
     console.print(
         facts_table(
             "Processes",
-            ("process", "host", "pid", "since"),
-            ([p["process"], p["host"], p["pid"], p["started_at"]] for p in status.processes),
+            ("process", "host", "pid", "since", "metrics"),
+            ([p["process"], p["host"], p["pid"], p["started_at"], p["metrics_url"]] for p in status.processes),
         )
     )
     console.print(

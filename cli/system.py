@@ -49,6 +49,7 @@ class System:
         self._folder = embedded.DataFolder(settings.home)
         self.supervisor = Supervisor(state_path(settings.home), on_event)
         self.endpoints: Endpoints | None = None
+        self._metrics_ports: dict[str, int] = {}
 
     async def start(self, *, processes: tuple[str, ...] = (COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY)) -> Endpoints:
         """Start the servers that are not set, migrate, and start the processes. Stops again when one fails."""
@@ -59,6 +60,7 @@ class System:
                 "gateway_url": self.endpoints.gateway_url,
                 "nats_url": self.endpoints.nats_url,
                 "database_url": self.endpoints.database_url,
+                "metrics": {name: self._metrics_url(name) for name in processes},
             }
             # at once: each takes a second or two to import, and none needs another to be there first
             async with asyncio.TaskGroup() as starting:
@@ -93,6 +95,16 @@ class System:
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
         return Endpoints(nats_url, database_url, f"http://{host}:{port or embedded.free_port(settings.host)}")
 
+    def _metrics_url(self, name: str) -> str:
+        """Where a process of this system serves its metrics: each on a free port of its own."""
+        assert self.endpoints is not None
+        host, gateway = self._settings.metrics_host, int(self.endpoints.gateway_url.rpartition(":")[2])
+        # the ports that were chosen already are free until their processes have started
+        while (port := embedded.free_port(host)) in {gateway, *self._metrics_ports.values()}:
+            continue
+        self._metrics_ports[name] = port
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/metrics"
+
     def _process(self, name: str, endpoints: Endpoints) -> ProcessSpec:
         async def serves_http() -> None:
             async with httpx.AsyncClient() as http:
@@ -107,6 +119,7 @@ class System:
                 await connection.close()
 
         environment = endpoints.applied_to(self._settings).as_environment()
+        environment |= {"DATA_ENGINE_METRICS_PORT": str(self._metrics_ports[name])}
         if name == GATEWAY:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
         argv = [sys.executable, "-m", "cli.main", name]

@@ -18,7 +18,8 @@ class Command(BaseModel):
     changed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A faulty command is told of in logs and dead letters: never by its content, which may hold a token's verifier.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     NAME: ClassVar[str]
 

@@ -6,18 +6,21 @@ batched get).
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events import strictjson, subjects
+from events import metrics, strictjson, subjects, tracing
 from events.errors import (
     IdempotencyError,
     InvalidInputError,
     PoisonedMessageError,
+    RejectedError,
     UnavailableError,
     VersionConflictError,
 )
@@ -30,6 +33,7 @@ APPEND_ATTEMPTS = 6
 HISTORY_MAX_SUBJECTS = 1024
 PAGE_MESSAGES = 500
 
+_timer = cache(metrics.LOG_APPEND_DURATION.labels)
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 """`wrong last sequence` and `wrong last sequence: constraints changed under way` (nats-server's errors.json)."""
 
@@ -65,11 +69,30 @@ class EventLog:
         the id is the same and the digest is not, VersionConflictError when another decision holds the version, and
         UnavailableError when the log did not answer (it may have been recorded: append it again to know).
         """
+        began_s, outcome = time.perf_counter(), "unavailable"
+        try:
+            with tracing.span(f"append {decision.kind}", "PRODUCER", None, **_ids(decision)) as span:
+                appended = await self._append(decision)
+                if span is not None:
+                    span.set_attribute("data_engine.position", appended.position)
+            outcome = "repeated" if appended.repeated else "recorded"
+            return appended
+        except VersionConflictError:
+            outcome = "conflict"
+            raise
+        except RejectedError:
+            outcome = "refused"
+            raise
+        finally:
+            _timer(outcome).observe(time.perf_counter() - began_s)
+
+    async def _append(self, decision: Decision) -> Appended:
         subject = subjects.decision(*self._key(decision), decision.version, decision.routing)
         version_filter = subjects.version_filter(*self._key(decision), decision.version)
         headers = {
             "Nats-Expected-Last-Subject-Sequence": "0",
             "Nats-Expected-Last-Subject-Sequence-Subject": version_filter,
+            **tracing.carried(),
         }
         body = encode_decision(decision)
         for attempt in range(APPEND_ATTEMPTS):
@@ -177,6 +200,11 @@ class EventLog:
     @staticmethod
     def _key(decision: Decision) -> tuple[str, str, str]:
         return decision.org_id, decision.kind, decision.aggregate_id
+
+
+def _ids(decision: Decision) -> dict[str, str | None]:
+    run_id = decision.aggregate_id if decision.kind == "run" else None
+    return {"request_id": decision.request_id, "org_id": decision.org_id, "run_id": run_id}
 
 
 class _TooManySubjectsError(Exception):

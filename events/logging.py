@@ -5,6 +5,9 @@ import sys
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
+
+from events import tracing
 
 
 def configure_logging(level: str, fmt: str, process: str) -> None:
@@ -13,10 +16,14 @@ def configure_logging(level: str, fmt: str, process: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        tracing.add_trace_id,
     ]
-    renderer: Any = structlog.processors.JSONRenderer() if fmt == "json" else structlog.dev.ConsoleRenderer()
+    # Exceptions as plain tracebacks: those of rich show local variables, and so secrets.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = structlog.processors.JSONRenderer() if fmt == "json" else plain
+    exceptions = [structlog.processors.format_exc_info] if fmt == "json" else []
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
@@ -26,7 +33,7 @@ def configure_logging(level: str, fmt: str, process: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
         )
     )
     root = logging.getLogger()
@@ -37,3 +44,8 @@ def configure_logging(level: str, fmt: str, process: str) -> None:
 def get_logger(name: str) -> Any:
     """A logger whose entries carry `component`."""
     return structlog.get_logger(component=name)
+
+
+def bind(**fields: str | None) -> None:
+    """Have every further log entry of this task carry these fields (`request_id`, `org_id`, …); None is left out."""
+    bind_contextvars(**{name: value for name, value in fields.items() if value is not None})

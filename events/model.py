@@ -20,7 +20,7 @@ STATE_FIELDS_EXCLUDED = frozenset({"originator_id", "originator_version"})
 class Event(BaseModel):
     """One fact about one aggregate. `originator_version` is that of the decision which the event is part of."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     TOPIC: ClassVar[str]
     class_version: ClassVar[int] = 1

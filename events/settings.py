@@ -75,6 +75,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
+    access_log: bool = True
+    """One line a request, at `info`."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where this process serves `/metrics`; unset: nowhere. Never the gateway's public port."""
+    otlp_endpoint: Annotated[
+        str | None, Field(validation_alias=AliasChoices("DATA_ENGINE_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"))
+    ] = None
+    """http://collector:4318 : where traces go, by OTLP over HTTP; unset: none are made."""
+
     @property
     def nats_servers(self) -> list[str]:
         """The NATS URLs as a list; raises ValueError when none is set."""

@@ -44,6 +44,8 @@ def create_app(settings: Settings, gateway: Gateway | None = None) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.path.removeprefix("/v1").strip("/").replace("/", "_"),
         redoc_url=None,
+        # FastAPI's own spans and records have paths, queries and error messages in them; ours have none.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_tags=[{"name": str(router.tags[0]), "description": _about(router)} for router in ROUTERS],
     )
     app.state.gateway = gateway
@@ -55,7 +57,7 @@ def create_app(settings: Settings, gateway: Gateway | None = None) -> FastAPI:
     )  # fmt: skip
     for kind in (DataEngineError, HTTPException):
         app.add_exception_handler(kind, on_error)
-    app.add_middleware(RequestMiddleware)
+    app.add_middleware(RequestMiddleware, access_log=settings.access_log)
     openapi.install(app)
     return app
 

@@ -16,10 +16,11 @@ from starlette.responses import Response
 
 from events import strictjson
 from events.context import AuthContext
-from events.errors import ConfigurationError, InvalidInputError
+from events.errors import AuthenticationError, ConfigurationError, InvalidInputError
 from events.ids import new_id
 from gateway.auth import Caller
 from gateway.commands import Envelope, digest_of
+from gateway.observe import authentication_failed, known
 from gateway.permissions import Rule, check, rule_of
 from gateway.problems import BodyTooLargeError, UnsupportedMediaError, invalid, pointer
 from gateway.sessions import Session
@@ -89,7 +90,12 @@ async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
     request_id: str = request.scope["request_id"]
-    caller = await gateway.authenticator.authenticate(request.headers, request_id)
+    try:
+        caller = await gateway.authenticator.authenticate(request.headers, request_id)
+    except AuthenticationError as error:
+        authentication_failed(request.headers, error)
+        raise
+    known(request.scope, caller.auth)
     gateway.usage.note(caller.auth)
     check(rule, caller.auth, members_may_work=caller.members_may_work)
     key = _idempotency_key(request) if rule.command else None
@@ -99,7 +105,11 @@ async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
 async def with_session(request: Request) -> SessionCall:
     """The call of a session, whoever it is."""
     gateway: Gateway = request.app.state.gateway
-    session = await gateway.authenticator.session(request.headers)
+    try:
+        session = await gateway.authenticator.session(request.headers)
+    except AuthenticationError as error:
+        authentication_failed(request.headers, error)
+        raise
     return SessionCall(session, gateway, request.scope["request_id"])
 
 

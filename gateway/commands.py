@@ -10,7 +10,7 @@ import orjson
 from nats.aio.client import Client
 from pydantic import BaseModel
 
-from events import strictjson, subjects
+from events import metrics, strictjson, subjects, tracing
 from events.commands import Accepted, Answer, Command
 from events.context import Actor, AuthContext
 from events.errors import UnavailableError, rejection_from_json
@@ -94,7 +94,9 @@ class CommandSender:
     async def _ask(self, command: Command, body: bytes) -> Answer | None:
         """The answer, or None when nobody gave one in time."""
         try:
-            reply = await self._nc.request(subjects.ask(command.NAME), body, timeout=self._timeout_s)
+            reply = await self._nc.request(
+                subjects.ask(command.NAME), body, timeout=self._timeout_s, headers=tracing.carried() or None
+            )
             return Answer.model_validate_json(reply.data)
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
             return None
@@ -103,7 +105,7 @@ class CommandSender:
 
     async def _defer(self, command: Command, body: bytes) -> None:
         subject = subjects.deferred(command.org_id, command.NAME)
-        headers = {"Nats-Msg-Id": f"{command.command_id}.{command.digest}"}
+        headers = {"Nats-Msg-Id": f"{command.command_id}.{command.digest}", **tracing.carried()}
         try:
             reply = await self._nc.request(subject, body, timeout=DEFER_TIMEOUT_S, headers=headers)
         except nats.errors.Error as error:
@@ -111,3 +113,4 @@ class CommandSender:
         failure = strictjson.loads(reply.data).get("error")
         if failure:
             raise UnavailableError(f"The command could not be deferred: {failure.get('description')}")
+        metrics.COMMANDS_DEFERRED.labels(command.NAME).inc()

@@ -1,20 +1,24 @@
-"""What surrounds every request: its id, and the last net under unexpected errors."""
+"""What surrounds every request: its id, what is seen of it from outside, and the last net under unexpected errors."""
 
 import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.ids import new_id
+from events.secrets import TOKEN_PREFIX
 from gateway import problems
+from gateway.observe import Observed
 
+_TOKEN_PREFIX = TOKEN_PREFIX.encode()  # somebody's token, put into the wrong header, must not become an id
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
 
 
 class RequestMiddleware:
     """Gives each request an id (`X-Request-Id`, the caller's own if it is sane) and each failure a problem."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, access_log: bool = True) -> None:
         self._app = app
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or pass on what is none."""
@@ -22,26 +26,28 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = scope["request_id"] = _request_id(scope)
+        with Observed(scope, request_id, self._access_log) as observed:
+            await self._serve(scope, receive, send, request_id, observed)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str, observed: Observed) -> None:
         header = (b"x-request-id", request_id.encode())
-        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                observed.status = message["status"]
                 message["headers"] = [*message["headers"], header]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if started:
+            if observed.status is not None:  # the answer has begun
                 raise
             await problems.from_unexpected(error, request_id)(scope, receive, send_with_id)
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.match(value):
+        if name == b"x-request-id" and _SANE_ID.match(value) and _TOKEN_PREFIX not in value:
             return str(value.decode())
     return new_id()

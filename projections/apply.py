@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from events import metrics
 from events.logging import get_logger
 from events.model import Recorded
 from projections import checkpoints
@@ -152,6 +153,7 @@ def _undecodable(projection: Projection, position: int, found: Sequence[Undecoda
 
 async def _bury(connection: Database, schema: str, batch: Batch, letters: Sequence[DeadLetter]) -> None:
     for letter in letters:
+        metrics.PROJECTOR_DEAD_LETTERS.labels(letter.name).inc()
         _logger.error("dead_letter", projection=letter.name, position=letter.position, reason=letter.reason)
     if letters:
         rows = [

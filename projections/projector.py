@@ -1,6 +1,7 @@
 """The projector: one follower of the log feeds all read models, each with a checkpoint of its own."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -9,7 +10,7 @@ import asyncpg
 import nats.errors
 from nats.aio.client import Client
 
-from events import administration, strictjson, subjects
+from events import administration, metrics, strictjson, subjects
 from events.errors import ConfigurationError, LogRewoundError, UnavailableError
 from events.follow import Followed, follow
 from events.logging import get_logger
@@ -102,6 +103,7 @@ class Projector:
             except _WRONG_SCHEMA as error:
                 raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
             except _TROUBLE as error:
+                metrics.PROJECTOR_RETRIES.inc()
                 await _pause(stop, failures, error)
                 failures += 1
 
@@ -140,7 +142,9 @@ class Projector:
         self._verified = False
 
     async def _verify(self) -> None:
-        self._epoch = (await self._guard.verify(self._at.values())).epoch
+        state = await self._guard.verify(self._at.values())
+        self._epoch = state.epoch
+        self._measure(behind=state.last_position - checkpoints.lowest(self._at))
 
     async def _check_continuity(self, messages: Sequence[Followed]) -> None:
         """The log has no gaps, as nothing is ever deleted from it. Raises LogRewoundError when something was."""
@@ -163,6 +167,7 @@ class Projector:
         # What withdraws access must hold once it was told of, whatever crashes.
         access = batch.holds(ACCESS_KINDS)
         while checkpoints.lowest(self._at) < batch.last_position:
+            began_s = time.perf_counter()
             try:
                 async with self._pool.acquire() as connection:
                     self._at = await apply(
@@ -171,7 +176,14 @@ class Projector:
             except CheckpointsMovedError as moved:
                 self._adopt(moved.found)
             else:
+                metrics.PROJECTOR_APPLY_DURATION.observe(time.perf_counter() - began_s)
+                metrics.PROJECTOR_BATCH.observe(len(batch.messages))
+                self._measure(behind=batch.messages[-1].pending)
                 await self._publish(batch.ended_runs(), access=access)
+
+    def _measure(self, behind: int) -> None:
+        metrics.PROJECTOR_POSITION.set(checkpoints.lowest(self._at))
+        metrics.PROJECTOR_LAG.set(behind)
 
     def _adopt(self, found: Checkpoints) -> None:
         """Go on from where another projector is, if that is ahead of us in the same log."""

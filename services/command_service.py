@@ -5,12 +5,13 @@ nobody answered is in COMMANDS and is done when a service is there again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
 from events import subjects
@@ -18,6 +19,7 @@ from events.commands import COMMANDS, Answer, Command
 from events.errors import RejectedError, UnavailableError, rejection_to_json
 from events.log import EventLog
 from events.logging import get_logger
+from services import observe
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
 from services.repository import Repository
@@ -66,18 +68,19 @@ class CommandService:
             await asyncio.gather(self._fresh, return_exceptions=True)
         await self.broker.stop()
 
-    async def answer(self, command: Command) -> Answer:
-        """Do a command; every refusal is an answer."""
+    async def answer(self, command: Command, headers: Mapping[str, str] | None = None) -> Answer:
+        """Do a command, of the trace that its message's headers name; every refusal is an answer."""
         assert self._handlers is not None, "the service has not started"
         try:
-            return Answer(accepted=await self._handlers.handle(command))
+            with observe.command(command, headers) as seen:
+                return Answer(accepted=seen.accepted(await self._handlers.handle(command)))
         except RejectedError as error:
             return Answer(rejected=rejection_to_json(error))
 
     def _ask(self, kind: type[Command]) -> Callable[..., Awaitable[Any]]:
         async def ask(command: Any) -> bytes:
             try:
-                answer = await self.answer(kind.model_validate_json(command.data))
+                answer = await self.answer(kind.model_validate_json(command.data), command.headers)
             except UnavailableError as error:
                 answer = Answer(unavailable=error.message)
             return answer.model_dump_json().encode()
@@ -102,20 +105,27 @@ class CommandService:
         @subscriber
         async def deferred_command(message: Any) -> None:
             assert self._connection is not None
-            outcome = await self._deferred(message.subject, message.data, deliveries_of(message))
+            outcome = await self._deferred(message)
             await settle(self._connection, message, outcome)
 
-    async def _deferred(self, subject: str, body: bytes, deliveries: int) -> Outcome:
-        kind = COMMANDS.get(subject.rsplit(".", 1)[-1])
+    async def _deferred(self, message: Msg) -> Outcome:
+        kind = COMMANDS.get(message.subject.rsplit(".", 1)[-1])
         if kind is None:
             return Broken("no such command")
         try:
-            command = kind.model_validate_json(body)
+            command = kind.model_validate_json(message.data)
         except ValueError as error:
             return Broken(f"not a {kind.NAME} command: {error}"[:2000])
         try:
-            answer = await self.answer(command)
+            answer = await self.answer(command, message.headers)
         except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter
-            return after_failure(deliveries, error)
-        _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **answer.model_dump())
+            return after_failure(deliveries_of(message), error)
+        _logger.info("deferred_command_done", command=kind.NAME, command_id=command.command_id, **_told(answer))
         return Done()
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    """What the log says of an answer: no message, since those quote what was sent."""
+    if answer.accepted is not None:
+        return {"position": answer.accepted.position, "repeated": answer.accepted.repeated}
+    return {"rejected": (answer.rejected or {}).get("code")}

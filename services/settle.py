@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events import subjects
+from events import metrics, subjects
 from events.errors import UnavailableError
 from events.logging import get_logger
 
@@ -60,6 +60,7 @@ async def settle(connection: Client, message: Msg, outcome: Outcome) -> None:
             headers = {"Reason": reason.replace("\n", " "), "Subject": message.subject}
             await connection.jetstream().publish(f"dead.{message.subject}", message.data, headers=headers)
             await message.ack()
+            metrics.DEAD_LETTERS.labels("task" if message.subject.startswith("tasks.") else "command").inc()
             _logger.error("dead_letter", subject=message.subject, reason=reason, stream=subjects.DEAD_LETTERS)
 
 

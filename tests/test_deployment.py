@@ -1,6 +1,7 @@
 """compose.yaml, the Dockerfile and the NATS configuration, as far as they can be checked without a docker engine."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli.main import app
+from events.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -70,3 +72,15 @@ def test_the_image_has_every_package():
     for package in packages:
         assert f"COPY {package} {package}\n" in dockerfile
     assert "USER app" in dockerfile
+
+
+def test_metrics_are_for_the_network_of_the_containers_only():
+    for name in PROCESSES:
+        assert SERVICES[name]["environment"]["DATA_ENGINE_METRICS_PORT"] == "9464"
+        assert SERVICES[name]["environment"]["DATA_ENGINE_METRICS_HOST"] == "0.0.0.0"
+        assert not any("9464" in port for port in SERVICES[name].get("ports", [])), name
+
+
+def test_the_example_environment_lists_every_setting():
+    listed = set(re.findall(r"^# (DATA_ENGINE_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed == {f"DATA_ENGINE_{name.upper()}" for name in Settings.model_fields}

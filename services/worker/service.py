@@ -22,6 +22,7 @@ from events.logging import get_logger
 from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
+from services import observe
 from services.broker import raw_message
 from services.domain import administration
 from services.repository import Repository
@@ -124,7 +125,8 @@ class Worker:
         outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves
         try:
             if not self._stopping:
-                outcome = await self._outcome(message)
+                with observe.task(message) as seen:
+                    outcome = seen.of(await self._outcome(message))
         finally:  # a cancelled task is handed back
             slots.release()
             self._in_hand.pop(message.reply, None)
@@ -143,6 +145,7 @@ class Worker:
             task = Task(_decode(message), deliveries)
         except PoisonedMessageError as error:
             return Broken(error.message)
+        observe.belongs_to(task.decision)
         try:
             return await self._runner.run(task)
         except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter

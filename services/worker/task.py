@@ -17,6 +17,7 @@ from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload
 from events.processing import RUN
+from services import observe
 from services.domain import run as runs
 from services.domain.run import Done, Fault, RunState
 from services.repository import events_of
@@ -155,7 +156,8 @@ class TaskRunner:
         planned = state.plan[index]
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
-        if task.suspicious or len(data) > INLINE_MAX_BYTES or step.has_effects:
+        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES or step.has_effects
+        if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
             self._guard(planned.retry.timeout_s)
@@ -164,6 +166,8 @@ class TaskRunner:
             finally:
                 self._guard(None)
         duration_us = round((time.perf_counter() - began_s) * 1e6)
+        failure = result.code if isinstance(result, Failure) else None
+        observe.step(step.key, duration_us, failure, isolated=isolated)
         if isinstance(result, Failure):
             fault = Fault(
                 index, attempt, result.code, result.message, result.retryable, step.version, started_at, duration_us
@@ -237,4 +241,5 @@ def _decision(task: Task, state: RunState, events: list[Event], key: str | None 
         company_id=state.company_id,
         causation_id=task.decision.decision_id,
         correlation_id=state.submission_id,
+        request_id=task.decision.request_id,
     )
