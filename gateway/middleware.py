@@ -5,11 +5,12 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.ids import new_id
-from events.secrets import TOKEN_PREFIX
+from events.secrets import INVITATION_PREFIX, TOKEN_PREFIX
 from gateway import problems
 from gateway.observe import Observed
 
-_TOKEN_PREFIX = TOKEN_PREFIX.encode()  # somebody's token, put into the wrong header, must not become an id
+# somebody's token, put into the wrong header, must not become an id
+_SECRET = re.compile(f"{TOKEN_PREFIX}|{INVITATION_PREFIX}".encode())
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}\Z")
 
 
@@ -48,6 +49,6 @@ class RequestMiddleware:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.match(value) and _TOKEN_PREFIX not in value:
+        if name == b"x-request-id" and _SANE_ID.match(value) and not _SECRET.search(value):
             return str(value.decode())
     return new_id()
