@@ -10,11 +10,11 @@ from nats.aio.client import Client
 from cli.embedded import NATS_PROCESSES
 from cli.security_report import Audited, Finding, is_loopback, parts_of
 from events import strictjson, subjects
-from events.connection import connect
-from events.errors import DataEngineError
+from events.connection import inbox_prefix
 from migrations.streams import check_streams
 
 TIMEOUT_S = 3
+_REFUSED = (nats.errors.Error, OSError, TimeoutError)
 DESTROYS = tuple(
     f"$JS.API.STREAM.{verb}.{subjects.EVENTS}" for verb in ("UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE")
 )
@@ -27,8 +27,8 @@ async def check_nats(audited: Audited) -> list[Finding]:
     """Users, the door, transport and streams."""
     url = audited.endpoints.nats_url
     try:
-        operator = await connect(url.split(","), "dex")
-    except DataEngineError:
+        operator = await _connect(url)
+    except _REFUSED:
         return [Finding("nats", "operator", "cannot connect", "weak", "is its URL right?")]
     try:
         own = await _user_info(operator)
@@ -46,6 +46,32 @@ async def check_nats(audited: Audited) -> list[Finding]:
     return [*findings, *await _check_door(url), *_check_sync(audited)]
 
 
+async def _connect(url: str) -> Client:
+    """A connection to one of a URL's servers, or the refusal of the last: at once, where others would try again."""
+    servers = [server.strip() for server in url.split(",")]
+
+    async def keep_silent(_: Exception) -> None:
+        """What is refused is raised too."""
+
+    for server in servers:
+        client = Client()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await client.connect(
+                    server,
+                    allow_reconnect=False,
+                    connect_timeout=TIMEOUT_S,
+                    inbox_prefix=inbox_prefix(servers),
+                    error_cb=keep_silent,
+                )
+            return client
+        except _REFUSED:
+            await client.close()
+            if server == servers[-1]:
+                raise
+    raise AssertionError("unreachable")
+
+
 async def _user_info(connection: Client) -> dict[str, Any]:
     """What the server says of the connection's user: name, account, permissions (none: it may do everything)."""
     answer = await connection.request("$SYS.REQ.USER.INFO", b"", timeout=TIMEOUT_S)
@@ -55,8 +81,8 @@ async def _user_info(connection: Client) -> dict[str, Any]:
 
 async def _check_user(audited: Audited, process: str, operator: dict[str, Any]) -> list[Finding]:
     try:
-        connection = await connect(audited.url_of("nats", process).split(","), "dex")
-    except DataEngineError:
+        connection = await _connect(audited.url_of("nats", process))
+    except _REFUSED:
         return [Finding("nats", process, "cannot connect", "weak", "is its URL right?")]
     try:
         info = await _user_info(connection)
@@ -68,7 +94,9 @@ async def _check_user(audited: Audited, process: str, operator: dict[str, Any]) 
     faults = list(user_faults(process, info, operator))
     if faults:
         return [Finding("nats", process, f"{who} {fault}", "weak", USERS_TODO) for fault in faults]
-    return [Finding("nats", process, f"{who}, with permissions of its own")]
+    permissions = info["permissions"]
+    told = (f"{verb}: {' '.join(permissions.get(verb, {}).get('allow', ['>']))}" for verb in ("publish", "subscribe"))
+    return [Finding("nats", process, "; ".join([who, *told]))]
 
 
 def user_faults(process: str, info: dict[str, Any], operator: dict[str, Any]) -> Iterator[str]:
@@ -117,19 +145,11 @@ def _check_transport(audited: Audited, operator: Client) -> list[Finding]:
 async def _check_door(url: str) -> list[Finding]:
     """Whether somebody without a name gets in."""
     parts = parts_of(url)
-    anonymous = parts._replace(netloc=f"{parts.hostname}:{parts.port or 4222}").geturl()
-
-    async def keep_silent(_: Exception) -> None:
-        """The refusal is what we ask for."""
-
-    client = Client()
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            await client.connect(anonymous, allow_reconnect=False, connect_timeout=TIMEOUT_S, error_cb=keep_silent)
-    except (nats.errors.Error, OSError, TimeoutError):
+        connection = await _connect(parts._replace(netloc=f"{parts.hostname}:{parts.port or 4222}").geturl())
+    except _REFUSED:
         return [Finding("nats", "door", "nobody gets in without a password")]
-    finally:
-        await client.close()
+    await connection.close()
     return [Finding("nats", "door", "anonymous connections are accepted", "weak", USERS_TODO)]
 
 

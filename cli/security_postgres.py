@@ -23,6 +23,14 @@ WHERE namespace.nspname = $1 AND class.relkind IN ('r', 'p', 'v', 'm') ORDER BY 
 SCHEMA_FOR_PUBLIC = """
 SELECT array_agg(privilege_type::text) FROM pg_namespace, aclexplode(nspacl) WHERE nspname = $1 AND grantee = 0
 """
+FUNCTIONS_FOR_PUBLIC = """
+SELECT proname::text AS name FROM pg_proc JOIN pg_namespace AS namespace ON namespace.oid = pronamespace
+WHERE nspname = $1 AND prosecdef AND has_function_privilege('public', pg_proc.oid, 'EXECUTE') ORDER BY 1
+"""
+INVITATIONS = """
+SELECT count(*) FROM data_engine.users_v2
+WHERE invitation_id IS NOT NULL AND identity IS NULL AND deactivated_at IS NULL AND invitation_expires_at > now()
+"""
 USES_TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 TOKENS = """
 SELECT count(*) AS active, count(*) FILTER (WHERE expires_at IS NULL) AS without_expiry,
@@ -83,6 +91,9 @@ async def _check_tables(connection: asyncpg.Connection) -> list[Finding]:
     if for_public := await connection.fetchval(SCHEMA_FOR_PUBLIC, SCHEMA):
         what = f"PUBLIC has {', '.join(for_public)}"
         findings.append(Finding("postgres", SCHEMA, what, "weak", f"REVOKE ALL ON SCHEMA {SCHEMA} FROM PUBLIC"))
+    for row in await connection.fetch(FUNCTIONS_FOR_PUBLIC, SCHEMA):
+        where, what = f"{SCHEMA}.{row['name']}", "anybody may call a function that runs as the owner"
+        findings.append(Finding("postgres", where, what, "weak", "REVOKE ALL ON FUNCTION … FROM PUBLIC"))
     return findings
 
 
@@ -102,10 +113,11 @@ def _table_findings(row: asyncpg.Record) -> Iterator[Finding]:
 
 
 async def _check_tokens(connection: asyncpg.Connection) -> list[Finding]:
-    """How many tokens open the API, and how old they are."""
+    """How many tokens open the API, how old they are, and how many invitations wait."""
     row = await connection.fetchrow(TOKENS)
     assert row is not None, "an aggregate has a row"
     what = f"{row['active']} active, {row['without_expiry']} without expiry, the oldest {row['oldest_days']} days old"
+    invitations = Finding("tokens", "invitations", f"{await connection.fetchval(INVITATIONS)} open")
     if row["without_expiry"]:
-        return [Finding("tokens", "API tokens", what, "notice", "give tokens an expiry; rotate old ones")]
-    return [Finding("tokens", "API tokens", what)]
+        return [invitations, Finding("tokens", "API tokens", what, "notice", "give tokens an expiry; rotate old ones")]
+    return [invitations, Finding("tokens", "API tokens", what)]
