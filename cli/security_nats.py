@@ -19,7 +19,7 @@ DESTROYS = tuple(
     f"$JS.API.STREAM.{verb}.{subjects.EVENTS}" for verb in ("UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE")
 )
 WRITERS = ("command-service", "worker")
-WRITES = subjects.decision("any", "token", "any", 1, "log.token")
+WRITES = "events.any.token.any.1.log.token"
 USERS_TODO = "users and permissions of migrations/nats_accounts.conf"
 
 

@@ -14,7 +14,9 @@ from cli import embedded
 from cli.supervisor import Supervisor
 from events import strictjson
 from events.blobs import BlobStore
+from events.commands import COMMANDS
 from events.connection import inbox_prefix
+from events.health import answer_health, ask_health
 from events.log import EventLog
 from migrations.streams import check_streams, migrate_streams
 
@@ -259,3 +261,24 @@ async def test_nobody_gets_in_without_the_password(server, who):
     with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
         await client.connect(url, allow_reconnect=False, error_cb=keep_silent)
     await client.close()
+
+
+def test_the_gateway_is_denied_every_command_of_the_platform():
+    """A command whose description says that it is the operator's only must not be asked by the gateway's user."""
+    text = embedded.NATS_ACCOUNTS.read_text()
+    of_the_platform = {name for name, kind in COMMANDS.items() if "operator only" in (kind.__doc__ or "")}
+    assert "create_org" in of_the_platform
+    for name in of_the_platform:
+        assert f'"ask.{name}"' in text
+        assert f'"commands.*.{name}"' in text
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+async def test_each_process_answers_for_its_health_to_itself_and_to_the_operator(user, name):
+    """`dex health` asks as the process's own user; `dex status` as the operator, from the log's account."""
+    process, operator = await user(name), await user("operator")
+    await answer_health(process.nc, name)
+    await process.nc.flush()
+    assert [alive.process for alive in await ask_health(process.nc, 5, process=name, enough=1)] == [name]
+    assert [alive.process for alive in await ask_health(operator.nc, 5, process=name, enough=1)] == [name]
+    assert [alive.process for alive in await ask_health(operator.nc, 5, enough=1)] == [name]
