@@ -74,7 +74,8 @@ class System:
         try:
             self.endpoints = await self._start_servers()
             await migrate_everything(self.endpoints.applied_to(self._settings))
-            await ensure_logins(self.endpoints.database_url, self._logins)
+            if self._logins:  # those of an embedded server; elsewhere the operator makes them (dex database roles)
+                await ensure_logins(self.endpoints.database_url, self._logins)
             self.supervisor.extra = {
                 "gateway_url": self.endpoints.gateway_url,
                 "nats_url": self.endpoints.nats_url,
