@@ -9,7 +9,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +22,8 @@ import asyncpg
 import nats
 import psutil
 
+import migrations
+from cli.database_roles import LOGINS, Login, new_password
 from cli.supervisor import LAUNCH, ProcessSpec
 from events.errors import DataEngineError
 
@@ -31,18 +32,22 @@ DATABASE = "data_engine"
 POSTGRES_VERSION_FOLDER = "pginstall18"
 LEFTOVER_TIMEOUT_S = 10.0
 
+NATS_ACCOUNTS = Path(migrations.__file__).parent / "nats_accounts.conf"
+OPERATOR = "operator"
+NATS_PROCESSES = ("gateway", "command-service", "worker", "projector")
+
 _NATS_CONFIG = """\
 # Written at every start; do not edit.
 listen: "{host}:{port}"
 server_name: data-engine-x
 max_payload: 8MB
 pid_file: "{folder}/nats.pid"
-authorization {{ user: "{user}", password: "{password}" }}
 jetstream {{
   store_dir: "{folder}/jetstream"
   # every acknowledged message is on disk: "accepted" means so
   sync_interval: always
 }}
+{passwords}
 """
 
 
@@ -60,24 +65,45 @@ class DataFolderLockedError(EmbeddedServerError):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedConfig:
-    """Ports and secrets of the embedded servers, made once for a data folder."""
+    """Ports and secrets of the embedded servers, made once for a data folder.
+
+    The operator's passwords are `nats_password` and `postgres_password`; the others are those of the processes.
+    """
 
     nats_port: int
     postgres_port: int
-    nats_user: str
     nats_password: str
     postgres_user: str
     postgres_password: str
+    nats_passwords: dict[str, str]
+    database_passwords: dict[str, str]
 
     @property
     def nats_url(self) -> str:
-        """The URL of the embedded nats-server."""
-        return f"nats://{self.nats_user}:{self.nats_password}@{HOST}:{self.nats_port}"
+        """The operator's URL of the embedded nats-server."""
+        return f"nats://{OPERATOR}:{self.nats_password}@{HOST}:{self.nats_port}"
 
     @property
     def database_url(self) -> str:
-        """The URL of the embedded PostgreSQL."""
+        """The operator's URL of the embedded PostgreSQL."""
         return f"postgresql://{self.postgres_user}:{self.postgres_password}@{HOST}:{self.postgres_port}/{DATABASE}"
+
+    @property
+    def nats_urls(self) -> dict[str, str]:
+        """Each process's URL of the embedded nats-server."""
+        return {
+            name: f"nats://{name}:{password}@{HOST}:{self.nats_port}" for name, password in self.nats_passwords.items()
+        }
+
+    @property
+    def database_urls(self) -> dict[str, str]:
+        """The URL of each process that uses the embedded PostgreSQL; of logins that `logins` has made."""
+        return {name: login.url(self.database_url) for name, login in self.logins.items()}
+
+    @property
+    def logins(self) -> dict[str, Login]:
+        """The processes' logins on the embedded PostgreSQL."""
+        return {name: Login(LOGINS[name], password) for name, password in self.database_passwords.items()}
 
 
 class DataFolder:
@@ -172,10 +198,17 @@ def postgres_spec(home: Path, config: EmbeddedConfig) -> ProcessSpec:
 def _write_nats_config(home: Path, config: EmbeddedConfig) -> None:
     folder = home / "nats"
     folder.mkdir(exist_ok=True)
-    text = _NATS_CONFIG.format(
-        host=HOST, port=config.nats_port, folder=folder, user=config.nats_user, password=config.nats_password
-    )
-    _write_secret(folder / "nats.conf", text)
+    passwords = {OPERATOR: config.nats_password, **config.nats_passwords}
+    lines = (f'NATS_{name.upper().replace("-", "_")}_PASSWORD: "{password}"' for name, password in passwords.items())
+    text = _NATS_CONFIG.format(host=HOST, port=config.nats_port, folder=folder, passwords="\n".join(lines))
+    _write_secret(folder / "nats.conf", text + NATS_ACCOUNTS.read_text())
+    _adopt_streams(folder / "jetstream" / "jetstream")
+
+
+def _adopt_streams(store: Path) -> None:
+    """Before there were accounts, the streams were in NATS's global one; its folder is that of the account LOG now."""
+    if (store / "$G").exists() and not (store / "LOG").exists():
+        (store / "$G").rename(store / "LOG")
 
 
 def _init_postgres(home: Path, config: EmbeddedConfig) -> None:
@@ -257,7 +290,9 @@ def _postgres_program(name: str) -> str:
 
 def _read_config(path: Path) -> EmbeddedConfig:
     try:
-        return EmbeddedConfig(**json.loads(path.read_text()))
+        known = json.loads(path.read_text())
+        known.pop("nats_user", None)  # of a folder from before each process had a user of its own
+        return EmbeddedConfig(**{**_new_secrets(), **known})
     except (ValueError, TypeError) as error:
         raise EmbeddedServerError(
             f"{path} cannot be read ({error}). It has the passwords of the servers in this folder: restore it from a "
@@ -279,11 +314,18 @@ def _new_config() -> EmbeddedConfig:
     return EmbeddedConfig(
         nats_port=free_port(),
         postgres_port=free_port(),
-        nats_user="dex",
-        nats_password=secrets.token_urlsafe(24),
+        nats_password=new_password(),
         postgres_user="dex",
-        postgres_password=secrets.token_urlsafe(24),
+        postgres_password=new_password(),
+        **_new_secrets(),
     )
+
+
+def _new_secrets() -> dict[str, dict[str, str]]:
+    return {
+        "nats_passwords": {name: new_password() for name in NATS_PROCESSES},
+        "database_passwords": {name: new_password() for name in LOGINS},
+    }
 
 
 def free_port(host: str = HOST) -> int:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import credentials, processes
+from cli import credentials, database_roles, processes
 from cli.render import console, print_json
+from cli.security_commands import database_app, security_app
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
@@ -24,6 +25,8 @@ org_app = typer.Typer(no_args_is_help=True, help="Orgs (the platform's operator 
 docs_app = typer.Typer(no_args_is_help=True, help="Documents that are made from the code.")
 app.add_typer(org_app, name="org")
 app.add_typer(token_app, name="token")
+app.add_typer(database_app, name="database")
+app.add_typer(security_app, name="security")
 app.add_typer(docs_app, name="docs")
 
 
@@ -47,10 +50,15 @@ def up() -> None:
 
 
 @app.command()
-def migrate(as_json: AsJson = False) -> None:
+def migrate(
+    roles: Annotated[bool, typer.Option("--roles", help="Also make the logins whose URLs are set.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring the database and the streams to what this version needs."""
     settings = Settings()
     applied, made = run(migrate_everything(running_endpoints(settings).applied_to(settings)))
+    if roles:
+        run(database_roles.ensure_given_logins(running_settings()))
     if as_json:
         print_json({"migrations_applied": applied, "streams_made": made})
         return

@@ -1,15 +1,17 @@
 """The four processes, each until it is told to stop: the same entry points on a laptop and in a container."""
 
 import asyncio
+import contextlib
 import gc
 import signal
 from collections.abc import Callable, Coroutine
 
 import uvloop
 
+from cli.database_roles import refuse_privileged_role
 from events import metrics, tracing
 from events.connection import connect
-from events.errors import DataEngineError
+from events.errors import DataEngineError, UnavailableError
 from events.health import answer_health
 from events.logging import configure_logging, get_logger
 from events.settings import Settings
@@ -21,6 +23,7 @@ GATEWAY, COMMAND_SERVICE, WORKER, PROJECTOR = "gateway", "command-service", "wor
 
 GC_ALLOCATIONS = 20_000
 STOP_WITHIN_S = 25.0
+DATABASE_RETRY_S = 1.0
 
 Serve = Callable[[Settings, asyncio.Event], Coroutine[None, None, None]]
 
@@ -83,6 +86,8 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
     """The projector."""
     from projections.projector import run_projector
 
+    if not await _bound_by_row_security(settings, PROJECTOR, stop):
+        return
     connection = await connect(settings.nats_servers, PROJECTOR)
     try:
         await answer_health(connection, PROJECTOR)
@@ -95,9 +100,24 @@ async def serve_gateway(settings: Settings, stop: asyncio.Event) -> None:
     """The HTTP gateway."""
     from gateway.server import serve
 
+    if not await _bound_by_row_security(settings, GATEWAY, stop):
+        return
     connection = await connect(settings.nats_servers, GATEWAY)
     try:
         await answer_health(connection, GATEWAY)
         await serve(settings, stop)
     finally:
         await connection.close()
+
+
+async def _bound_by_row_security(settings: Settings, name: str, stop: asyncio.Event) -> bool:
+    """Whether to go on; waits for Postgres. Raises ConfigurationError when the role is more than a process may be."""
+    while not stop.is_set():
+        try:
+            await refuse_privileged_role(settings, name)
+            return True
+        except UnavailableError as error:
+            get_logger(name).warning("waiting_for_database", reason=error.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), DATABASE_RETRY_S)
+    return False

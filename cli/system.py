@@ -5,14 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from pydantic import SecretStr
 
 from cli import embedded
+from cli.database_roles import GROUPS, Login, ensure_logins
 from cli.processes import COMMAND_SERVICE, GATEWAY, PROJECTOR, WORKER
 from cli.supervisor import ProcessSpec, Supervisor
 from events.connection import connect
@@ -21,6 +22,11 @@ from events.health import ask_health
 from events.settings import Settings
 from migrations.database import migrate
 from migrations.streams import migrate_streams
+
+PROCESS_URLS = (
+    "gateway_database_url", "projector_database_url",
+    "gateway_nats_url", "command_service_nats_url", "worker_nats_url", "projector_nats_url",
+)  # fmt: skip
 
 OnEvent = Callable[[str, str], None]
 
@@ -34,11 +40,23 @@ class Endpoints:
     nats_url: str
     database_url: str
     gateway_url: str
+    process_nats_urls: dict[str, str] = field(default_factory=dict)
+    process_database_urls: dict[str, str] = field(default_factory=dict)
 
     def applied_to(self, settings: Settings) -> Settings:
-        """The settings of a process that uses them."""
+        """The settings of the operator's commands."""
         urls = {"nats_url": SecretStr(self.nats_url), "database_url": SecretStr(self.database_url)}
         return settings.model_copy(update=urls)
+
+    def for_process(self, settings: Settings, name: str) -> Settings:
+        """The settings of one process: its own URLs, nobody else's, and no secret that it has no use for."""
+        nats_url = self.process_nats_urls.get(name, self.nats_url)
+        database_url = self.process_database_urls.get(name, self.database_url) if name in GROUPS else None
+        own: dict[str, SecretStr | None] = dict.fromkeys(PROCESS_URLS)
+        own |= {"nats_url": SecretStr(nats_url), "database_url": SecretStr(database_url) if database_url else None}
+        if name != GATEWAY:
+            own["jwt_secret"] = None
+        return settings.model_copy(update=own)
 
 
 class System:
@@ -50,17 +68,22 @@ class System:
         self.supervisor = Supervisor(state_path(settings.home), on_event)
         self.endpoints: Endpoints | None = None
         self._metrics_ports: dict[str, int] = {}
+        self._logins: dict[str, Login] = {}
 
     async def start(self, *, processes: tuple[str, ...] = (COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY)) -> Endpoints:
         """Start the servers that are not set, migrate, and start the processes. Stops again when one fails."""
         try:
             self.endpoints = await self._start_servers()
             await migrate_everything(self.endpoints.applied_to(self._settings))
+            if self._logins:  # those of an embedded server; elsewhere the operator makes them (dex database roles)
+                await ensure_logins(self.endpoints.database_url, self._logins)
             self.supervisor.extra = {
                 "gateway_url": self.endpoints.gateway_url,
                 "nats_url": self.endpoints.nats_url,
                 "database_url": self.endpoints.database_url,
                 "metrics": {name: self._metrics_url(name) for name in processes},
+                "process_nats_urls": self.endpoints.process_nats_urls,
+                "process_database_urls": self.endpoints.process_database_urls,
             }
             # at once: each takes a second or two to import, and none needs another to be there first
             async with asyncio.TaskGroup() as starting:
@@ -83,17 +106,19 @@ class System:
         settings, home = self._settings, self._settings.home
         nats_url = settings.nats_url.get_secret_value() if settings.nats_url else None
         database_url = settings.database_url.get_secret_value() if settings.database_url else None
+        nats_urls, database_urls = process_urls(settings, "nats"), process_urls(settings, "database")
         if nats_url is None or database_url is None:
             config = await asyncio.to_thread(embedded.prepare, home)
             if nats_url is None:
                 await self.supervisor.start(embedded.nats_spec(home, config))
-                nats_url = config.nats_url
+                nats_url, nats_urls = config.nats_url, config.nats_urls
             if database_url is None:
                 await self.supervisor.start(embedded.postgres_spec(home, config))
-                database_url = config.database_url
+                database_url, database_urls, self._logins = config.database_url, config.database_urls, config.logins
         port = settings.port if embedded.is_free(settings.port, settings.host) else 0
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-        return Endpoints(nats_url, database_url, f"http://{host}:{port or embedded.free_port(settings.host)}")
+        gateway_url = f"http://{host}:{port or embedded.free_port(settings.host)}"
+        return Endpoints(nats_url, database_url, gateway_url, nats_urls, database_urls)
 
     def _metrics_url(self, name: str) -> str:
         """Where a process of this system serves its metrics: each on a free port of its own."""
@@ -118,7 +143,7 @@ class System:
             finally:
                 await connection.close()
 
-        environment = endpoints.applied_to(self._settings).as_environment()
+        environment = endpoints.for_process(self._settings, name).as_environment()
         environment |= {"DATA_ENGINE_METRICS_PORT": str(self._metrics_ports[name])}
         if name == GATEWAY:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
@@ -149,7 +174,20 @@ def running_endpoints(settings: Settings) -> Endpoints:
             "No running system was found. Start one with `dex up`, or set DATA_ENGINE_NATS_URL and "
             "DATA_ENGINE_DATABASE_URL."
         )
-    return Endpoints(nats_url, database_url, gateway_url or f"http://{settings.host}:{settings.port}")
+    return Endpoints(
+        nats_url,
+        database_url,
+        gateway_url or f"http://{settings.host}:{settings.port}",
+        state.get("process_nats_urls") or process_urls(settings, "nats"),
+        state.get("process_database_urls") or process_urls(settings, "database"),
+    )
+
+
+def process_urls(settings: Settings, server: Literal["nats", "database"]) -> dict[str, str]:
+    """The URL of each process that has one of its own in the settings, for servers that are not embedded."""
+    suffix = f"_{server}_url"
+    urls = {name: getattr(settings, name) for name in PROCESS_URLS if name.endswith(suffix)}
+    return {name.removesuffix(suffix).replace("_", "-"): url.get_secret_value() for name, url in urls.items() if url}
 
 
 def state_path(home: Path) -> Path:

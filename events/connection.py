@@ -1,7 +1,9 @@
 """Connecting to NATS the same way in every process."""
 
 import asyncio
+import re
 from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -12,6 +14,8 @@ from events.logging import get_logger
 CONNECT_TIMEOUT_S = 5
 FIRST_CONNECT_S = 10
 RECONNECT_WAIT_S = 0.25
+
+_NAME = re.compile(r"[\w-]+")
 
 _logger = get_logger("nats")
 
@@ -27,6 +31,7 @@ async def connect(servers: Sequence[str], name: str) -> Client:
             return await nats.connect(
                 servers=list(servers),
                 name=name,
+                inbox_prefix=inbox_prefix(servers),
                 connect_timeout=CONNECT_TIMEOUT_S,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
@@ -36,3 +41,14 @@ async def connect(servers: Sequence[str], name: str) -> Client:
     except (OSError, TimeoutError, nats.errors.Error) as error:
         hosts = ", ".join(server.rpartition("@")[2] for server in servers)
         raise UnavailableError(f"NATS does not answer at {hosts}: {error!r}") from error
+
+
+def inbox_prefix(servers: Sequence[str]) -> str:
+    """Where a user's replies go: a place of its own, so that no user can listen to the replies of another.
+
+    The servers' permissions say the same (migrations/nats_accounts.conf). A URL with a token, and not a user and a
+    password, has no name that could be told: then it is NATS's own.
+    """
+    url = urlsplit(servers[0])
+    user = unquote(url.username or "") if url.password else ""
+    return f"_INBOX_{user}" if _NAME.fullmatch(user) else "_INBOX"

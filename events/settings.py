@@ -1,10 +1,10 @@
 """The settings: one frozen object, read from the environment by the entry points and by nothing else."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 KIB, MIB = 1024, 1024 * 1024
@@ -26,14 +26,28 @@ class Settings(BaseSettings):
     """Where the embedded servers keep their data and a running system its state."""
 
     database_url: SecretStr | None = None
-    """postgresql://… ; unset: an embedded PostgreSQL."""
+    """postgresql://… ; the operator's, who owns the tables; unset: an embedded PostgreSQL."""
     database_pooling: Literal["session", "transaction"] = "session"
     """`transaction` behind a transaction pooler (PgBouncer, Supabase's port 6543): no prepared statement is kept."""
     database_pool_max: Annotated[int, Field(ge=1, le=200)] = 8
     """Connections of one process at most."""
 
     nats_url: SecretStr | None = None
-    """nats://user:password@host:4222, or several with commas; unset: an embedded nats-server."""
+    """nats://operator:password@host:4222, or several with commas; unset: an embedded nats-server."""
+    environment: Literal["production", "development"] = "production"
+    """`development` makes warnings of what is otherwise refused: a process that could get past row-level security."""
+
+    # What each process connects as, where the servers are not embedded. `dex up` hands each its own; a process of a
+    # deployment is given it as DATA_ENGINE_NATS_URL and DATA_ENGINE_DATABASE_URL, and none of these.
+    gateway_database_url: SecretStr | None = None
+    projector_database_url: SecretStr | None = None
+    """Logins that `dex database roles` makes; the other processes use no database."""
+    gateway_nats_url: SecretStr | None = None
+    command_service_nats_url: SecretStr | None = None
+    worker_nats_url: SecretStr | None = None
+    projector_nats_url: SecretStr | None = None
+    """Users of migrations/nats_accounts.conf."""
+
     nats_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Replicas of each stream: 1 on a single node, 3 in a cluster."""
     events_max_bytes: Annotated[int, Field(ge=-1)] = -1
@@ -103,13 +117,25 @@ class Settings(BaseSettings):
         """What was set, as the environment of a child process that is to have the same settings."""
         return {f"DATA_ENGINE_{name.upper()}": _as_text(getattr(self, name)) for name in self.model_fields_set}
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
+        """An optional setting that is empty is not set: so an environment can take back what `.env` says."""
+        return None if value == "" and _is_optional(cls.model_fields[str(info.field_name)].annotation) else value
+
     @field_validator("step_modules", mode="before")
     @classmethod
     def _split_modules(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _is_optional(annotation: object) -> bool:
+    return type(None) in get_args(annotation)
+
+
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if value is None:
+        return ""
     return ",".join(value) if isinstance(value, tuple) else str(value)

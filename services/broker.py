@@ -8,6 +8,7 @@ from faststream.message import StreamMessage
 from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 
+from events.connection import inbox_prefix
 from events.logging import get_logger
 
 RECONNECT_WAIT_S = 1
@@ -32,11 +33,22 @@ class FailureLog(BaseMiddleware):
         return await super().after_processed(exc_type, exc_val, exc_tb)
 
 
+class OwnInboxBroker(NatsBroker):
+    """Has pulled messages sent to the user's own inboxes too: a subscriber would take NATS's common ones."""
+
+    inbox_prefix = "_INBOX"
+
+    def subscriber(self, *args: Any, **options: Any) -> Any:
+        """NatsBroker's subscriber."""
+        return super().subscriber(*args, **{"inbox_prefix": f"{self.inbox_prefix}.".encode(), **options})
+
+
 def build_broker(servers: list[str], name: str) -> NatsBroker:
     """A broker that reconnects for ever."""
-    return NatsBroker(
+    broker = OwnInboxBroker(
         servers,
         name=name,
+        inbox_prefix=inbox_prefix(servers),
         max_reconnect_attempts=-1,
         reconnect_time_wait=RECONNECT_WAIT_S,
         connect_timeout=CONNECT_TIMEOUT_S,
@@ -45,6 +57,8 @@ def build_broker(servers: list[str], name: str) -> NatsBroker:
         apply_types=False,  # bodies are validated by our own models, once, from the bytes
         middlewares=[FailureLog],
     )
+    broker.inbox_prefix = inbox_prefix(servers)
+    return broker
 
 
 async def raw_message(message: StreamMessage[Msg]) -> Any:

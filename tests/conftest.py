@@ -7,6 +7,7 @@ import pytest
 from nats.aio.client import Client
 
 from cli import embedded
+from cli.database_roles import ensure_logins
 from cli.embedded import EmbeddedConfig
 from cli.supervisor import Supervisor
 from events.connection import connect
@@ -26,12 +27,19 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Emb
     await supervisor.start(embedded.nats_spec(home, config))
     await supervisor.start(embedded.postgres_spec(home, config))
     await migrate(config.database_url)
+    await ensure_logins(config.database_url, config.logins)
     connection = await connect([config.nats_url], "migrate")
     await migrate_streams(connection, replicas=1)
     await connection.close()
     yield config
     await supervisor.stop()
     folder.close()
+
+
+def process_settings(servers: EmbeddedConfig) -> dict[str, str]:
+    """What each process connects as, as settings of servers that are not embedded."""
+    nats = {f"{name.replace('-', '_')}_nats_url": url for name, url in servers.nats_urls.items()}
+    return nats | {f"{name}_database_url": url for name, url in servers.database_urls.items()}
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +50,7 @@ def settings(servers: EmbeddedConfig, tmp_path_factory: pytest.TempPathFactory) 
         home=tmp_path_factory.mktemp("home"),
         nats_url=servers.nats_url,
         database_url=servers.database_url,
+        **process_settings(servers),
         task_ack_wait_s=2.0,
         log_format="text",
         log_level="warning",

@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from typer.testing import CliRunner
 
+from cli.database_roles import LOGINS
+from cli.embedded import NATS_ACCOUNTS as ACCOUNTS
 from cli.main import app
 from events.settings import Settings
 
@@ -47,21 +49,53 @@ def test_each_node_keeps_its_data_in_a_volume_of_its_own():
 
 
 def test_no_secret_is_written_down():
-    text = (ROOT / "compose.yaml").read_text() + (ROOT / "deploy" / "nats.conf").read_text()
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            if "PASSWORD" in name or "ROUTE" in name or "SECRET" in name or "@" in value:
+                assert "${" in value, name
+    text = (ROOT / "deploy" / "nats.conf").read_text() + ACCOUNTS.read_text()
     for line in text.splitlines():
-        if "PASSWORD" in line and ":" in line and not line.lstrip().startswith("#"):
-            assert "${" in line or "$NATS_PASSWORD" in line, line
+        if "password:" in line.partition("#")[0]:
+            assert re.search(r"password: \$NATS_[A-Z_]+_PASSWORD\b", line), line
+
+
+def test_each_process_is_given_what_is_its_own():
+    """Its own user of NATS and of Postgres; no process but the gateway the sessions' key."""
+    for name in PROCESSES:
+        environment = SERVICES[name]["environment"]
+        user = f"nats://{name}:${{NATS_{name.upper().replace('-', '_')}_PASSWORD}}@"
+        assert environment["DATA_ENGINE_NATS_URL"] == ",".join(f"{user}{node}:4222" for node in NODES)
+        database = environment.get("DATA_ENGINE_DATABASE_URL")
+        assert (database is not None) == (name in LOGINS)
+        assert database is None or database.startswith(f"postgresql://{LOGINS[name]}:")
+        assert ("DATA_ENGINE_JWT_SECRET" in environment) == (name == "gateway")
+    migrate = SERVICES["migrate"]["environment"]
+    for name, login in LOGINS.items():
+        assert migrate[f"DATA_ENGINE_{name.upper()}_DATABASE_URL"].startswith(f"postgresql://{login}:")
+    assert SERVICES["migrate"]["command"] == ["migrate", "--roles"]
+
+
+def test_every_password_is_in_the_example_environment():
+    needed = set(re.findall(r"\$\{((?:NATS|POSTGRES)_[A-Z_]+)", (ROOT / "compose.yaml").read_text()))
+    listed = set(re.findall(r"^# ((?:NATS|POSTGRES)_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert needed == listed
 
 
 def test_the_nats_configuration_is_valid_and_durable():
     path = ROOT / "deploy" / "nats.conf"
     program = str(Path(sys.executable).parent / "nats-server")
-    environment = {**os.environ, "NATS_NODE": "nats-1", "NATS_USER": "dex", "NATS_PASSWORD": "x"}
+    # as compose.yaml gives it, with passwords that would not be texts without the quotes
+    given = SERVICES["nats-1"]["environment"]
+    secrets = {name: re.sub(r"\$\{[^}]*\}", "12345", value) for name, value in given.items()}
     checked = subprocess.run(
-        [program, "-t", "-c", str(path)], env=environment, capture_output=True, text=True, check=False
+        [program, "-t", "-c", str(path)], env={**os.environ, **secrets}, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
     assert "sync_interval: always" in path.read_text()
+    for node in NODES:
+        volumes = SERVICES[node]["volumes"]
+        for file in ("deploy/nats.conf", "migrations/nats_accounts.conf"):
+            assert f"./{file}:/etc/nats/{file}:ro" in volumes
 
 
 def test_the_image_has_every_package():

@@ -13,9 +13,12 @@ import psutil
 import pytest
 
 from cli import embedded
+from cli.database_roles import ensure_logins
 from cli.embedded import DataFolder, DataFolderLockedError, EmbeddedServerError
 from cli.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from events.connection import connect
+from events.log import EventLog
+from migrations.database import migrate
 from migrations.streams import migrate_streams
 
 
@@ -178,6 +181,34 @@ def test_a_damaged_configuration_is_named(home):
     (_made(home) / "embedded.json").write_text('{"nats_port": 1')
     with pytest.raises(EmbeddedServerError, match=r"embedded\.json"):
         embedded.prepare(home)
+
+
+async def test_a_folder_from_before_processes_had_users_goes_on(home):
+    """As the first version left it: one NATS user, the streams in the global account, no logins in Postgres."""
+    config = embedded.prepare(_made(home))
+    known = json.loads((home / "embedded.json").read_text())
+    old = {**known, "nats_user": "dex"}
+    del old["nats_passwords"], old["database_passwords"]
+    (home / "embedded.json").write_text(json.dumps(old))
+    conf = (home / "nats" / "nats.conf").read_text()
+    one_user = f'authorization {{ user: "operator", password: "{config.nats_password}" }}'
+    (home / "nats" / "nats.conf").write_text(conf[: conf.index("NATS_OPERATOR_PASSWORD")] + one_user)
+    supervisor = Supervisor(home / "run" / "state.json", silent)
+    await supervisor.start(embedded.nats_spec(home, config))
+    await supervisor.start(embedded.postgres_spec(home, config))
+    await write_something(config)
+    await supervisor.stop()
+    assert (home / "nats" / "jetstream" / "jetstream" / "$G" / "streams" / "COMMANDS").exists()
+    supervisor, config = await start_both(home)
+    assert await is_still_there(config)
+    await migrate(config.database_url)
+    await ensure_logins(config.database_url, config.logins)
+    await (await asyncpg.connect(config.database_urls["gateway"])).close()
+    gateway = await connect([config.nats_urls["gateway"]], "gateway")
+    assert (await EventLog(gateway).state()).last_position == 0
+    await gateway.close()
+    await supervisor.stop()
+    assert embedded.prepare(home).nats_passwords == config.nats_passwords
 
 
 def _made(home: Path) -> Path:

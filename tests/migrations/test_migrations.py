@@ -5,15 +5,18 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import asyncpg
 import pytest
+from nats.aio.client import Client
 
 from cli import embedded
 from cli.supervisor import ProcessSpec, Supervisor
 from events.connection import connect
 from events.errors import ConfigurationError
+from events.follow import follow
 from events.log import EventLog
 from events.settings import Settings
 from migrations.database import FOLDER, migrate, versions
@@ -89,6 +92,8 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
     """The configuration of compose.yaml, as three processes: streams with three replicas, and the log on them."""
     ports = [(embedded.free_port(), embedded.free_port()) for _ in range(NODES)]
     routes = ", ".join(f"nats-route://127.0.0.1:{route}" for _, route in ports)
+    users = ("operator", *embedded.NATS_PROCESSES)
+    passwords = "".join(f'NATS_{user.upper().replace("-", "_")}_PASSWORD: "of-{user}"\n' for user in users)
     supervisor = Supervisor(tmp_path / "state.json", lambda _name, _what: None)
     program = str(Path(sys.executable).parent / "nats-server")
     for number, (client, route) in enumerate(ports):
@@ -97,9 +102,15 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
             f'server_name: n{number}\nlisten: "127.0.0.1:{client}"\n'
             f'jetstream {{\n store_dir: "{tmp_path}/js{number}"\n sync_interval: always\n}}\n'
             f'cluster {{\n name: test\n listen: "127.0.0.1:{route}"\n routes: [{routes}]\n}}\n'
+            + passwords
+            + embedded.NATS_ACCOUNTS.read_text()
         )
         await supervisor.start(ProcessSpec(f"n{number}", [program, "-c", str(config)], tmp_path / f"n{number}.log"))
-    connection = await connect([f"nats://127.0.0.1:{client}" for client, _ in ports], "test")
+
+    async def connect_as(user: str, ports: list[tuple[int, int]]) -> Client:
+        return await connect([f"nats://{user}:of-{user}@127.0.0.1:{client}" for client, _ in ports], user)
+
+    connection = await connect_as("operator", ports)
     try:
         async with asyncio.timeout(60):
             while True:
@@ -115,9 +126,30 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
         positions += [(await log.append(decision(org, version))).position for version in range(6, 11)]
         assert positions == sorted(positions)
         assert [r.decision.version for r in await log.history(org, "org", org)] == list(range(1, 11))
+        gateway, projector = [await connect_as(user, ports[1:]) for user in ("gateway", "projector")]
+        await seen_from_other_accounts(gateway, projector, org)
+        await gateway.close()
+        await projector.close()
     finally:
         await connection.close()
         await supervisor.stop()
+
+
+async def seen_from_other_accounts(gateway: Client, projector: Client, org: str) -> None:
+    """The log is reached across accounts, wherever in the cluster its leader and the asker are."""
+    async with asyncio.timeout(60):
+        while (await EventLog(gateway).state()).last_position < 10 or await seen(gateway, org) != list(range(1, 11)):
+            await asyncio.sleep(0.1)  # a replica that is behind may have answered
+        followed = 0
+        async with aclosing(follow(projector, "EVENTS", ["events.>"], 0, 100)) as batches:
+            async for batch in batches:
+                followed += len(batch)
+                if followed == 10:
+                    return
+
+
+async def seen(gateway: Client, org: str) -> list[int]:
+    return [recorded.decision.version for recorded in await EventLog(gateway).history(org, "org", org)]
 
 
 def test_the_example_environment_lists_every_setting():
