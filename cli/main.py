@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import credentials, database_roles, processes
+from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
-from cli.security_commands import database_app, security_app
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app

@@ -3,12 +3,13 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from cli.render import console, facts_table, print_json
+from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, own_credentials
 
 DAY_S = 86_400
-COLUMNS = ("token_id", "name", "role", "company_id", "hint", "active", "expires_at", "last_used_at")
+COLUMNS = ("name", "role", "active", "expires_at", "last_used_at", "token_id")
 
 
 token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
@@ -41,8 +42,8 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = ([str(token[column] or "") for column in COLUMNS] for token in found["items"])
-    console.print(facts_table("API tokens", COLUMNS, rows))
+    for token in found["items"]:
+        console.print("  ".join(_shown(token, column) for column in COLUMNS), soft_wrap=True, highlight=False)
     if found["next_cursor"]:
         console.print("There are more; `tokens/list` pages through them.")
 
@@ -69,6 +70,16 @@ def revoke(
         print_json(done)
     else:
         console.print("Revoked." if done.get("in_force") else "Recorded; it takes effect in a moment.")
+
+
+def _shown(token: dict[str, Any], column: str) -> str:
+    """One fact of a token; times without their fractions."""
+    value = token[column]
+    if column == "active":
+        return "[green]active[/]" if value else "[dim]ended[/]"
+    if column.endswith("_at"):
+        return f"{column.removesuffix('_at').replace('_', ' ')} {value[:16].replace('T', ' ') if value else 'never'}"
+    return escape(str(value or "as its user"))
 
 
 def _show_secret(made: dict[str, Any], *, as_json: bool) -> None:

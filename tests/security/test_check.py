@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from cli import embedded
-from cli.security import check_security
-from cli.security_local import check_ports
-from cli.security_nats import matches
-from cli.security_report import Audited, Finding
+from cli.security.check import check_security
+from cli.security.local import check_ports
+from cli.security.nats import matches
+from cli.security.report import Audited, Finding
 from cli.supervisor import ProcessSpec, Supervisor
 from cli.system import Endpoints, System, read_state
 from events.settings import Settings

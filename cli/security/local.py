@@ -9,7 +9,7 @@ import psutil
 
 from cli.database_roles import GROUPS
 from cli.embedded import NATS_PROCESSES
-from cli.security_report import Audited, Finding, is_loopback, parts_of
+from cli.security.report import Audited, Finding, is_loopback, parts_of
 from cli.system import state_path
 
 COMMON_PASSWORDS = frozenset(

@@ -4,17 +4,18 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.table import Table
+from rich.markup import escape
 
 from cli.render import console, print_json
-from cli.security_local import check_files, check_ports, check_secrets
-from cli.security_nats import check_nats
-from cli.security_postgres import check_postgres
-from cli.security_report import Audited, Finding, Severity
+from cli.security.local import check_files, check_ports, check_secrets
+from cli.security.nats import check_nats
+from cli.security.postgres import check_postgres
+from cli.security.report import Audited, Finding, Severity
 from cli.system import Endpoints, read_state
 from events.settings import Settings
 
 _ORDER: dict[Severity, int] = {"weak": 0, "notice": 1, "ok": 2}
+_MARKS: dict[Severity, str] = {"weak": "✗", "notice": "!", "ok": "✓"}
 _STYLES: dict[Severity, str] = {"weak": "red", "notice": "yellow", "ok": "green"}
 
 
@@ -27,16 +28,17 @@ async def check_security(settings: Settings, endpoints: Endpoints) -> list[Findi
 
 
 def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """A table for people, a document for scripts."""
+    """A list by area for people, the worst first; a document for scripts, with what each user may do."""
     weak = sum(finding.severity == "weak" for finding in findings)
     if as_json:
         print_json({"weak": weak, "findings": [asdict(finding) for finding in findings]})
         return
-    table = Table(title="Security", title_justify="left")
-    for name in ("", "area", "where", "what", "what to do"):
-        table.add_column(name, overflow="fold")
-    for found in findings:
-        mark = f"[{_STYLES[found.severity]}]{found.severity}[/]"
-        table.add_row(mark, found.area, found.where, found.what, found.todo)
-    console.print(table)
+    for area in dict.fromkeys(finding.area for finding in findings):
+        console.print(f"[bold]{area}[/]")
+        for found in (finding for finding in findings if finding.area == area):
+            mark = f"[{_STYLES[found.severity]}]{_MARKS[found.severity]}[/]"
+            todo = f" [dim]→ {escape(found.todo)}[/]" if found.todo else ""
+            console.print(
+                f"  {mark} {escape(found.where)}: {escape(found.what)}{todo}", soft_wrap=True, highlight=False
+            )
     console.print(f"[red]{weak} weak settings.[/]" if weak else "[green]No weak setting was found.[/]")

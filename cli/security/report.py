@@ -1,6 +1,7 @@
 """What the parts of `dex security check` share: a finding, and the system that is looked at."""
 
 import ipaddress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -14,13 +15,14 @@ Area = Literal["ports", "postgres", "nats", "secrets", "files", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `todo` is empty when it is well."""
+    """One thing that was looked at. `todo` is empty when it is well; `details` are for who reads the JSON."""
 
     area: Area
     where: str
     what: str
     severity: Severity = "ok"
     todo: str = ""
+    details: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

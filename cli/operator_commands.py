@@ -3,7 +3,7 @@
 import typer
 
 from cli.database_roles import make_roles
-from cli.security import check_security, show_findings
+from cli.security.check import check_security, show_findings
 from cli.shell import AsJson, guarded, run, running_settings
 from cli.system import running_endpoints
 from events.settings import Settings

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 
 from cli.database_roles import CONNECT_TIMEOUT_S, GROUPS, role_facts
-from cli.security_report import Audited, Finding, is_loopback, parts_of
+from cli.security.report import Audited, Finding, is_loopback, parts_of
 
 SCHEMA = "data_engine"
 

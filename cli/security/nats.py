@@ -8,7 +8,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from cli.embedded import NATS_PROCESSES
-from cli.security_report import Audited, Finding, is_loopback, parts_of
+from cli.security.report import Audited, Finding, is_loopback, parts_of
 from events import strictjson, subjects
 from events.connection import inbox_prefix
 from migrations.streams import check_streams
@@ -95,8 +95,9 @@ async def _check_user(audited: Audited, process: str, operator: dict[str, Any]) 
     if faults:
         return [Finding("nats", process, f"{who} {fault}", "weak", USERS_TODO) for fault in faults]
     permissions = info["permissions"]
-    told = (f"{verb}: {' '.join(permissions.get(verb, {}).get('allow', ['>']))}" for verb in ("publish", "subscribe"))
-    return [Finding("nats", process, "; ".join([who, *told]))]
+    allowed = {verb: permissions.get(verb, {}).get("allow", [">"]) for verb in ("publish", "subscribe")}
+    told = ", ".join(f"may {verb} {len(subjects)} subjects" for verb, subjects in allowed.items())
+    return [Finding("nats", process, f"{who}, {told}", details=allowed)]
 
 
 def user_faults(process: str, info: dict[str, Any], operator: dict[str, Any]) -> Iterator[str]:

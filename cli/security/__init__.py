@@ -1,0 +1,1 @@
+"""`dex security check`: what a running system exposes, and where a setting is weak."""
