@@ -131,6 +131,7 @@ class Worker:
             ack_policy=AckPolicy.MANUAL,
             decoder=raw_message,
             title=queue.title,
+            include_in_schema=queue.stream == subjects.TASKS,  # the queues of bulk tasks carry the same
             description=f"{step.summary} The message is the decision that made the step due.",
         )
         slots = self._bulk_slots if queue.stream == subjects.BULK_TASKS else self._slots[step.key]
