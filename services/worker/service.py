@@ -36,9 +36,10 @@ from services.worker.watchdog import Watchdog
 
 FETCH_BATCH = 32
 FETCH_TIMEOUT_S = 5
-BULK_FETCH_BATCH = 16
-BULK_AT_ONCE = 32
-"""Bulk tasks that a worker holds at a time, of all steps: each append in flight is one before a quick run's append."""
+BULK_FETCH_BATCH = 8
+BULK_AT_ONCE = 8
+"""Bulk tasks of all steps that a worker is at, besides one for each step process: more are no faster, and each append
+in flight is one before a quick run's append."""
 ACK_PENDING_MAX = 1_000_000
 """Tasks that wait out a backoff are pending too; one tenant's must not hold up another's."""
 CONSUMER_CHECK_S = 15.0
@@ -74,7 +75,7 @@ class Worker:
         self._settings = settings
         self._steps = load_steps(settings.step_modules)
         self._slots = {key: FairSlots(settings.worker_concurrency) for key in self._steps}
-        self._bulk_slots = FairSlots(min(BULK_AT_ONCE, settings.worker_concurrency))
+        self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
         self._in_hand: dict[str, Held] = {}  # by the task's subject
         self._working: set[asyncio.Task[None]] = set()
         self._stopping = False
