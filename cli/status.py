@@ -29,6 +29,8 @@ class Status:
     processes: list[dict[str, Any]] = field(default_factory=list)
     log_position: int | None = None
     tasks_waiting: int | None = None
+    """Quick ones; those of orgs with many open runs are `bulk_tasks_waiting`."""
+    bulk_tasks_waiting: int | None = None
     commands_waiting: int | None = None
     dead_letters: int | None = None
     projections: list[dict[str, Any]] = field(default_factory=list)
@@ -60,10 +62,11 @@ async def _gather_nats(settings: Settings, status: Status) -> None:
         status.faults += [f"{name}: no process answers" for name in PROCESSES if name not in present]
         status.log_position = (await EventLog(connection).state()).last_position
         counts = {}
-        for stream in (subjects.TASKS, subjects.COMMANDS, subjects.DEAD_LETTERS):
+        for stream in (subjects.TASKS, subjects.BULK_TASKS, subjects.COMMANDS, subjects.DEAD_LETTERS):
             info = strictjson.loads((await connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=5)).data)
             counts[stream] = info["state"]["messages"]
-        status.tasks_waiting, status.commands_waiting = counts[subjects.TASKS], counts[subjects.COMMANDS]
+        status.tasks_waiting, status.bulk_tasks_waiting = counts[subjects.TASKS], counts[subjects.BULK_TASKS]
+        status.commands_waiting = counts[subjects.COMMANDS]
         status.dead_letters = counts[subjects.DEAD_LETTERS]
         if status.dead_letters:
             status.faults.append(f"{status.dead_letters} messages in {subjects.DEAD_LETTERS}: see `dex dead-letters`")
@@ -102,8 +105,8 @@ def show_status(status: Status) -> None:
         )
     )
     console.print(
-        f"The log is at position {status.log_position}; {status.tasks_waiting} tasks and "
-        f"{status.commands_waiting} deferred commands wait."
+        f"The log is at position {status.log_position}; {status.tasks_waiting} tasks, "
+        f"{status.bulk_tasks_waiting} bulk tasks and {status.commands_waiting} deferred commands wait."
     )
     for fault in status.faults:
         console.print(f"[red]✗[/] {fault}")

@@ -1,19 +1,33 @@
 """The names on NATS: streams, subjects, and the routing tokens that let the server itself source TASKS and RESULTS.
 
 A decision is published to `events.<org>.<kind>.<id>.<version>.<class>.<detail>`; class `due` makes it a task, class
-`end` an ending that waiters and subscribers care for, class `log` neither.
+`bulk` a task of an org that has many of them open, class `end` an ending that waiters and subscribers care for, class
+`log` neither.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 EVENTS = "EVENTS"
 COMMANDS = "COMMANDS"
 TASKS = "TASKS"
+BULK_TASKS = "BULK_TASKS"
 BLOBS = "BLOBS"
 DEAD_LETTERS = "DEAD_LETTERS"
 
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
+
+Lane = Literal["due", "bulk"]
+"""How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
+QUICK: Lane = "due"
+BULK: Lane = "bulk"
+
+BULK_BUCKETS = 8
+"""The server deals orgs out to so many queues of BULK_TASKS (`partition` in its source's transform)."""
+
+RUN_ENDS = "events.*.run.*.*.end.*"
+"""Matches the last decision of every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,33 @@ def blob(org_id: str, digest: str) -> str:
 def task_filter(step_key: str) -> str:
     """The tasks of one step, as TASKS receives them from the log: `tasks.<step>.<org>.<run>.<version>`."""
     return f"tasks.{step_key}.>"
+
+
+def bulk_filter(step_key: str, bucket: int) -> str:
+    """The tasks of one step in one queue of BULK_TASKS: `bulk.<bucket>.<step>.<org>.<run>.<version>`."""
+    return f"bulk.{bucket}.{step_key}.>"
+
+
+def lane_of(routing: str) -> Lane:
+    """The lane that a decision's task is in; quick for what is no task."""
+    return BULK if routing.startswith(f"{BULK}.") else QUICK
+
+
+def is_task(routing: str) -> bool:
+    """Whether a decision made a step due."""
+    return routing.startswith((f"{QUICK}.", f"{BULK}."))
+
+
+def scheduled_by(task_subject: str) -> str:
+    """The subject, in the log, of the decision that a task was sourced from. Raises ValueError."""
+    lane, *tokens = task_subject.split(".")
+    if lane == "tasks":
+        step_key, org_id, run_id, version = tokens
+        return decision(org_id, "run", run_id, int(version), f"{QUICK}.{step_key}")
+    if lane != "bulk":
+        raise ValueError(f"{task_subject} is not the subject of a task.")
+    _, step_key, org_id, run_id, version = tokens
+    return decision(org_id, "run", run_id, int(version), f"{BULK}.{step_key}")
 
 
 def ask(name: str) -> str:

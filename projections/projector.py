@@ -243,5 +243,8 @@ async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
 
 
 def _begins_a_step(subject: str) -> bool:
-    """Whether a decision made a step due: a quick one's outcome follows in a moment, and both fit one transaction."""
+    """Whether a decision made a step due: a quick one's outcome follows in a moment, and both fit one transaction.
+
+    Those of the bulk lane wait in a queue, and nobody waits for their outcomes.
+    """
     return ".due." in subject

@@ -11,6 +11,7 @@ from typing import Any
 
 from events import administration as admin
 from events import commands as cmd
+from events import subjects
 from events.commands import Accepted, Command
 from events.context import PLATFORM_ORG
 from events.errors import InvalidInputError, NotFoundError, RejectedError, UnavailableError, VersionConflictError
@@ -22,6 +23,7 @@ from services.blueprint_check import problems_of
 from services.domain import administration as things
 from services.domain import run as runs
 from services.domain.administration import Thing
+from services.open_runs import OpenRuns
 from services.repository import Repository, events_of
 
 CONFLICT_ATTEMPTS = 10
@@ -32,8 +34,9 @@ Handler = Callable[["CommandHandlers", Any], Awaitable[Accepted]]
 class CommandHandlers:
     """The handlers of all commands over one repository. `handle` raises RejectedError or UnavailableError."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, open_runs: OpenRuns) -> None:
         self._repository = repository
+        self._open_runs = open_runs
         self._log = repository.log
 
     async def handle(self, command: Command) -> Accepted:
@@ -265,8 +268,25 @@ class CommandHandlers:
         return _accepted(await self._log.append(decision))
 
     async def _create_run(self, command: Command, events: list[Event], company_id: str, submission_id: str) -> Accepted:
-        decision = _decision(command, RUN, events, runs.routing(events), company_id, submission_id)
-        return _accepted(await self._log.append(decision))
+        run_id = events[0].originator_id
+        routing = runs.routing(events)
+        if subjects.is_task(routing):
+            routing = runs.routing(events, self._open_runs.start(command.org_id, run_id))
+        fresh = False
+        try:
+            appended = await self._log.append(_decision(command, RUN, events, routing, company_id, submission_id))
+            fresh = not appended.repeated
+        finally:
+            if not fresh and not await self._is_running(command.org_id, run_id):
+                self._open_runs.end(command.org_id, run_id)
+        return _accepted(appended)
+
+    async def _is_running(self, org_id: str, run_id: str) -> bool:
+        """Whether a run is open, when it was not started just now; no, when the log does not answer."""
+        try:
+            return (await self._repository.run(org_id, run_id)).status == "running"
+        except UnavailableError:
+            return False
 
     async def _submission(self, org_id: str, submission_id: str) -> SubmissionCreated:
         """A submission, from the history of its first run."""

@@ -22,6 +22,7 @@ from events.logging import get_logger
 from services import observe
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
+from services.open_runs import OpenRuns
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
 
@@ -39,7 +40,7 @@ class CommandService:
     def __init__(self, broker: NatsBroker) -> None:
         self.broker = broker
         self._handlers: CommandHandlers | None = None
-        self._fresh: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self._connection: Client | None = None
         for kind in COMMANDS.values():
             subscriber = broker.subscriber(
@@ -55,17 +56,20 @@ class CommandService:
     async def start(self) -> Client:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
-        repository = Repository(EventLog(self._connection))
-        self._handlers = CommandHandlers(repository)
-        self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
+        repository, open_runs = Repository(EventLog(self._connection)), OpenRuns()
+        self._handlers = CommandHandlers(repository, open_runs)
+        self._following = [
+            asyncio.create_task(repository.keep_fresh(self._connection)),
+            asyncio.create_task(open_runs.follow_ends(self._connection, await repository.present_end())),
+        ]
         await self.broker.start()
         return self._connection
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
-        if self._fresh is not None:
-            self._fresh.cancel()
-            await asyncio.gather(self._fresh, return_exceptions=True)
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         await self.broker.stop()
 
     async def answer(self, command: Command, headers: Mapping[str, str] | None = None) -> Answer:

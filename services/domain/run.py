@@ -26,6 +26,7 @@ from events.processing import (
     StepSucceeded,
     SubmissionCreated,
 )
+from events.subjects import QUICK, Lane
 
 BACKOFF_MAX_S = 3600.0
 
@@ -277,11 +278,11 @@ def cancel(state: RunState, reason: str | None) -> list[Event]:
     return [*_skip_from(state, len(state.results), version), cancelled]
 
 
-def routing(events: Sequence[Event]) -> str:
-    """The routing tokens of a decision: what its last event means to those who listen."""
+def routing(events: Sequence[Event], lane: Lane = QUICK) -> str:
+    """The routing tokens of a decision: what its last event means to those who listen; a task goes to its lane."""
     match events[-1]:
         case StepScheduled(step_key=key):
-            return f"due.{key}"
+            return f"{lane}.{key}"
         case RunSucceeded():
             return "end.succeeded"
         case RunFailed():

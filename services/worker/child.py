@@ -18,6 +18,8 @@ from services.worker.execution import Failure, execute, pack
 from services.worker.registry import load_steps
 
 FRAME_HEAD = struct.Struct("<I")
+NICENESS = 10
+"""Steps yield to the loops that everybody waits for, when there are fewer processors than work (nice(2))."""
 
 
 def read_frames(stream: BinaryIO) -> list[bytes] | None:
@@ -48,6 +50,7 @@ def main(memory_max_bytes: int, modules: list[str]) -> None:
     os.dup2(2, 1)  # what a step prints goes to stderr, never between the frames
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _die_with_parent()
+    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_max_bytes, memory_max_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     steps = load_steps(modules)

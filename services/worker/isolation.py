@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
 
 from events.logging import get_logger
+from events.subjects import BULK, QUICK, Lane
 from services.worker.child import FRAME_HEAD
 from services.worker.execution import Executed, Failure, unpack
 
@@ -21,38 +24,46 @@ _logger = get_logger("isolation")
 
 
 class StepProcesses:
-    """Up to `size` step processes, started when they are first needed and kept for the next batch."""
+    """Up to `size` step processes, started when they are first needed and kept for the next batch.
+
+    One more is for quick tasks, which so never wait until a bulk batch is done.
+    """
 
     def __init__(self, size: int, modules: Sequence[str], memory_max_bytes: int) -> None:
-        self._slots = asyncio.Semaphore(size)
+        self._slots = {BULK: asyncio.Semaphore(size), QUICK: asyncio.Semaphore(size + 1)}
         self._command = [sys.executable, "-m", "services.worker.child", str(memory_max_bytes), *modules]
         self._idle: list[asyncio.subprocess.Process] = []
 
     async def execute(
-        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float
+        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
     ) -> Executed | Failure:
         """Run one step over one batch, bounded in time. Cancelling this kills the process that is at it."""
-        async with self._slots:
-            process: asyncio.subprocess.Process | None = None
-            try:
-                process = await self._take()
-                async with asyncio.timeout(timeout_s):
-                    frames = await _ask(process, [orjson.dumps({"step": step_key, "config": config}), records])
-            except TimeoutError:
-                if process is None:
-                    return Failure("step_crashed", "The step's process did not start in time.", retryable=True)
+        async with AsyncExitStack() as slots:
+            for limit in (BULK, QUICK) if lane == BULK else (QUICK,):  # bulk has `size` of all there are
+                await slots.enter_async_context(self._slots[limit])
+            return await self._execute([orjson.dumps({"step": step_key, "config": config}), records], timeout_s)
+
+    async def _execute(self, frames: list[bytes], timeout_s: float) -> Executed | Failure:
+        process: asyncio.subprocess.Process | None = None
+        try:
+            process = await self._take()
+            async with asyncio.timeout(timeout_s):
+                answer = await _ask(process, frames)
+        except TimeoutError:
+            if process is None:
+                return Failure("step_crashed", "The step's process did not start in time.", retryable=True)
+            await _kill(process)
+            return Failure("step_timeout", f"The step took longer than {timeout_s:g} s and was stopped.", True)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if process is None:
+                return Failure("step_crashed", "The step's process ended before it could start.", retryable=True)
+            return Failure("step_crashed", await _ended(process), retryable=True)
+        except BaseException:
+            if process is not None:
                 await _kill(process)
-                return Failure("step_timeout", f"The step took longer than {timeout_s:g} s and was stopped.", True)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                if process is None:
-                    return Failure("step_crashed", "The step's process ended before it could start.", retryable=True)
-                return Failure("step_crashed", await _ended(process), retryable=True)
-            except BaseException:
-                if process is not None:
-                    await _kill(process)
-                raise
-            self._idle.append(process)
-            return unpack(frames)
+            raise
+        self._idle.append(process)
+        return unpack(answer)
 
     async def close(self) -> None:
         """Stop the processes that are idle; the busy ones belong to whoever executes."""
@@ -65,7 +76,9 @@ class StepProcesses:
             if process.returncode is None:
                 return process
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, limit=PIPE_LIMIT_BYTES)
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, limit=PIPE_LIMIT_BYTES, env=_without_our_settings()
+        )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await _read(process)
@@ -73,6 +86,11 @@ class StepProcesses:
             await _kill(process)
             raise
         return process
+
+
+def _without_our_settings() -> dict[str, str]:
+    """The worker's environment for a step: it has no business with the URLs, and so the passwords, of our servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DATA_ENGINE_")}
 
 
 async def _ask(process: asyncio.subprocess.Process, frames: list[bytes]) -> list[bytes]:

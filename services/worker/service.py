@@ -1,6 +1,7 @@
 """The worker as a service: registers its steps, takes tasks through FastStream, keeps them alive, hands them back."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,33 +31,58 @@ from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveri
 from services.steps.base import Step
 from services.worker.isolation import StepProcesses
 from services.worker.registry import load_steps
+from services.worker.slots import FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
 
 FETCH_BATCH = 32
 FETCH_TIMEOUT_S = 5
+BULK_FETCH_BATCH = 8
+BULK_AT_ONCE = 8
+"""Bulk tasks of all steps that a worker is at, besides one for each step process: more are no faster, and each append
+in flight is one before a quick run's append."""
 ACK_PENDING_MAX = 1_000_000
 """Tasks that wait out a backoff are pending too; one tenant's must not hold up another's."""
 CONSUMER_CHECK_S = 15.0
 DRAIN_S = 8.0
-TASK_SUBJECT_TOKENS = 5
 
 _logger = get_logger("worker")
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue of a step's tasks: a durable consumer."""
+
+    stream: str
+    durable: str
+    filter: str
+    title: str
+    fetch_batch: int
+
+
+@dataclass(slots=True)
+class Held:
+    """A task in this worker's hands: its latest delivery, and since when (seconds of the loop's clock)."""
+
+    message: Msg
+    since_s: float
+
+
 class Worker:
-    """One worker process: the steps of its modules, each with its own durable consumer on TASKS."""
+    """One worker process: the steps of its modules, each with a queue of quick tasks, and some of bulk tasks."""
 
     def __init__(self, settings: Settings, broker: NatsBroker) -> None:
         self.broker = broker
         self._settings = settings
         self._steps = load_steps(settings.step_modules)
-        self._slots = {key: asyncio.Semaphore(settings.worker_concurrency) for key in self._steps}
-        self._in_hand: dict[str, tuple[Msg, float]] = {}  # by reply subject
+        self._slots = {key: FairSlots(settings.worker_concurrency) for key in self._steps}
+        self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
+        self._in_hand: dict[str, Held] = {}  # by the task's subject
         self._working: set[asyncio.Task[None]] = set()
         self._stopping = False
         for step in self._steps.values():
-            self._subscribe(step)
+            for queue in _queues(step.key):
+                self._subscribe(step, queue)
 
     async def start(self) -> Client:
         """Connect, register the steps, and begin to take tasks; the connection."""
@@ -96,41 +122,46 @@ class Worker:
         self._watchdog.close()
         await self.broker.stop()
 
-    def _subscribe(self, step: Step[Any]) -> None:
-        """One handler a step. It admits a task and returns; a full worker admits none, and so fetches none."""
+    def _subscribe(self, step: Step[Any], queue: "Queue") -> None:
+        """One handler a queue. It admits a task and returns; a full worker admits none, and so fetches none."""
         subscriber = self.broker.subscriber(
-            subjects.task_filter(step.key),
-            durable=f"step-{step.key}",
-            stream=JStream(subjects.TASKS, declare=False),
-            pull_sub=PullSub(batch_size=FETCH_BATCH, timeout=FETCH_TIMEOUT_S),
-            config=self._consumer(step.key),
+            queue.filter,
+            durable=queue.durable,
+            stream=JStream(queue.stream, declare=False),
+            pull_sub=PullSub(batch_size=queue.fetch_batch, timeout=FETCH_TIMEOUT_S),
+            config=self._consumer(queue),
             ack_policy=AckPolicy.MANUAL,
             decoder=raw_message,
-            title=f"tasks:{step.key}",
+            title=queue.title,
+            include_in_schema=queue.stream == subjects.TASKS,  # the queues of bulk tasks carry the same
             description=f"{step.summary} The message is the decision that made the step due.",
         )
+        slots = self._bulk_slots if queue.stream == subjects.BULK_TASKS else self._slots[step.key]
 
         async def admit(message: Any) -> None:
-            self._in_hand[message.reply] = (message, asyncio.get_running_loop().time())
-            slots = self._slots[step.key]
-            await slots.acquire()
-            working = asyncio.create_task(self._work(message, slots))
+            held = self._in_hand.get(message.subject)
+            if held is not None:  # delivered again while we are at it, as after a pause of this process
+                held.message = message
+                return
+            held = self._in_hand[message.subject] = Held(message, asyncio.get_running_loop().time())
+            await slots.acquire(_org_of(message))
+            working = asyncio.create_task(self._work(held, slots))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
 
-        admit.__name__ = f"task_{step.key}"
+        admit.__name__ = queue.title.replace(":", "_")
         subscriber(admit)
 
-    async def _work(self, message: Msg, slots: asyncio.Semaphore) -> None:
+    async def _work(self, held: "Held", slots: FairSlots) -> None:
         outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves
         try:
             if not self._stopping:
-                with observe.task(message) as seen:
-                    outcome = seen.of(await self._outcome(message))
+                with observe.task(held.message) as seen:
+                    outcome = seen.of(await self._outcome(held.message))
         finally:  # a cancelled task is handed back
             slots.release()
-            self._in_hand.pop(message.reply, None)
-            await self._settle(message, outcome)
+            self._in_hand.pop(held.message.subject, None)
+            await self._settle(held.message, outcome)
 
     async def _settle(self, message: Msg, outcome: Outcome) -> None:
         """A word that does not reach the server costs a redelivery, and no more."""
@@ -167,19 +198,20 @@ class Worker:
         except (nats.errors.Error, OSError) as error:
             _logger.warning("consumers_not_checked", error=repr(error))
 
-    def _consumer(self, step_key: str) -> ConsumerConfig:
+    def _consumer(self, queue: "Queue") -> ConsumerConfig:
         return ConsumerConfig(
-            durable_name=f"step-{step_key}",
-            filter_subject=subjects.task_filter(step_key),
+            durable_name=queue.durable,
+            filter_subject=queue.filter,
             ack_policy=AckPolicy_.EXPLICIT,
             ack_wait=self._settings.task_ack_wait_s,
             max_ack_pending=ACK_PENDING_MAX,
         )
 
     async def _ensure_consumers(self) -> None:
-        """Make each step's consumer, or bring it to the present settings: a library would leave an old one as it is."""
-        for key in self._steps:
-            await self._connection.jetstream().add_consumer(subjects.TASKS, self._consumer(key))
+        """Make each queue's consumer, or bring it to the present settings: a library would leave an old one."""
+        jetstream = self._connection.jetstream()
+        queues = [queue for key in self._steps for queue in _queues(key)]
+        await asyncio.gather(*(jetstream.add_consumer(queue.stream, self._consumer(queue)) for queue in queues))
 
     async def _keep_alive(self) -> None:
         """Tell the server, for every task held longer than a third of its time, that it is not forgotten."""
@@ -191,11 +223,11 @@ class Worker:
                 checked_s = asyncio.get_running_loop().time()
                 await self._check_consumers()
             old = asyncio.get_running_loop().time() - period_s
-            for message in [held for held, since in self._in_hand.values() if since < old]:
+            for held in [held for held in self._in_hand.values() if held.since_s < old]:
                 try:
-                    await message.in_progress()
+                    await held.message.in_progress()
                 except (nats.errors.Error, OSError) as error:
-                    _logger.warning("no_sign_of_life", subject=message.subject, error=repr(error))
+                    _logger.warning("no_sign_of_life", subject=held.message.subject, error=repr(error))
 
 
 async def register(log: EventLog, step: Step[Any]) -> None:
@@ -232,10 +264,33 @@ async def register(log: EventLog, step: Step[Any]) -> None:
             continue  # another worker registered it in this moment; look again
 
 
+def _queues(step_key: str) -> list[Queue]:
+    """The queue of a step's quick tasks, and those of its bulk tasks."""
+    quick = Queue(subjects.TASKS, f"step-{step_key}", subjects.task_filter(step_key), f"tasks:{step_key}", FETCH_BATCH)
+    return [
+        quick,
+        *(
+            Queue(
+                subjects.BULK_TASKS,
+                f"bulk-{bucket}-{step_key}",
+                subjects.bulk_filter(step_key, bucket),
+                f"bulk:{bucket}:{step_key}",
+                BULK_FETCH_BATCH,
+            )
+            for bucket in range(subjects.BULK_BUCKETS)
+        ),
+    ]
+
+
+def _org_of(message: Msg) -> str:
+    """Whose task it is; whose turn it is is no reason to fail, so any subject has an answer."""
+    return message.subject.rpartition(".")[0].rpartition(".")[0].rpartition(".")[2]
+
+
 def _decode(message: Msg) -> Decision:
-    """The decision behind a task. TASKS keeps the log's body, under `tasks.<step>.<org>.<run>.<version>`."""
-    tokens = message.subject.split(".")
-    if len(tokens) != TASK_SUBJECT_TOKENS:
-        raise PoisonedMessageError(f"{message.subject} is not the subject of a task.")
-    _, step_key, org_id, run_id, version = tokens
-    return decode_decision(subjects.decision(org_id, "run", run_id, int(version), f"due.{step_key}"), message.data)
+    """The decision behind a task. The task streams keep the log's body, under a subject that tells the log's own."""
+    try:
+        subject = subjects.scheduled_by(message.subject)
+    except ValueError as error:
+        raise PoisonedMessageError(f"{message.subject} is not the subject of a task.") from error
+    return decode_decision(subject, message.data)

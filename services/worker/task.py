@@ -17,6 +17,7 @@ from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload
 from events.processing import RUN
+from events.subjects import BULK, QUICK, Lane, lane_of
 from services import observe
 from services.domain import run as runs
 from services.domain.run import Done, Fault, RunState
@@ -27,8 +28,8 @@ from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import StepProcesses
 from services.worker.registry import Registry
 
-INLINE_MAX_BYTES = 64 * 1024
-"""Larger batches run in a step process, so that the worker's loop stays free."""
+INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
+"""Larger batches run in a step process, so that the worker's loop stays free: above all from those who have many."""
 UNRECORDED_MAX_BYTES = 256 * 1024
 MARK_STARTED_AFTER_S = 0.3
 EARLY_TOLERANCE_S = 0.02
@@ -44,6 +45,11 @@ class Task:
 
     decision: Decision
     deliveries: int
+
+    @property
+    def lane(self) -> Lane:
+        """Where it came from, and where what it schedules goes to."""
+        return lane_of(self.decision.routing)
 
     @property
     def suspicious(self) -> bool:
@@ -79,6 +85,7 @@ class TaskRunner:
         self._processes = processes
         self._checkpoint_s = checkpoint_ms / 1000
         self._guard = guard
+        self._turns = asyncio.Lock()
 
     async def run(self, task: Task) -> Outcome:
         """Bring the run forward as far as this task allows. Connection trouble is raised, all else is recorded."""
@@ -128,6 +135,8 @@ class TaskRunner:
         source = state.input_of(index)
         data = await self._blobs.load(task.decision.org_id, source)
         while True:
+            if task.lane == BULK and not chain.outcomes:
+                chain.began_s += await self._turn()  # waiting is no work
             outcome, data = await self._step(task, state, index, attempt, data)
             chain.outcomes.append(outcome)
             if isinstance(outcome, Fault):
@@ -156,7 +165,7 @@ class TaskRunner:
         planned = state.plan[index]
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
-        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES or step.has_effects
+        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES[task.lane] or step.has_effects
         if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
@@ -176,13 +185,23 @@ class TaskRunner:
         output, rejects = await self._keep(task.decision.org_id, result)
         return Done(index, attempt, step.version, started_at, duration_us, output, rejects), result.output
 
+    async def _turn(self) -> float:
+        """Wait until no other bulk task executes in this turn of the loop, so that what comes in is not behind them.
+
+        The seconds that it took.
+        """
+        began_s = time.perf_counter()
+        async with self._turns:
+            await asyncio.sleep(0)  # a turn of the loop
+        return time.perf_counter() - began_s
+
     async def _isolated(
         self, task: Task, state: RunState, index: int, attempt: int, data: bytes, started_at: datetime
     ) -> Executed | Failure:
         """Execute in a step process; after a moment, mark the step started for those who watch."""
         planned = state.plan[index]
         execution = asyncio.create_task(
-            self._processes.execute(planned.key, data, planned.config, planned.retry.timeout_s)
+            self._processes.execute(planned.key, data, planned.config, planned.retry.timeout_s, task.lane)
         )
         try:
             done, _ = await asyncio.wait({execution}, timeout=MARK_STARTED_AFTER_S)
@@ -233,7 +252,7 @@ def _decision(task: Task, state: RunState, events: list[Event], key: str | None 
         kind=RUN,
         aggregate_id=state.run_id,
         version=state.version + 1,
-        routing=runs.routing(events),
+        routing=runs.routing(events, task.lane),
         decision_id=key or decision_id(),
         at=datetime.now(UTC),
         actor=SERVICE_ACTOR,

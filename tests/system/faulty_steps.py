@@ -26,6 +26,8 @@ class Failures(StepConfig):
     """A file that counts the attempts."""
     failures: int = 1
     """Failing attempts."""
+    seconds: float = 0.0
+    """How long each takes."""
 
 
 @step("test_count", version="1", summary="Adds one to every n.", config=NoConfig)
@@ -62,6 +64,7 @@ def flaky(records: Sequence[Record], config: Failures) -> StepOutput:
     marker = Path(config.marker)
     attempts = len(marker.read_bytes()) if marker.exists() else 0
     marker.write_bytes(b"x" * (attempts + 1))
+    time.sleep(config.seconds)
     if attempts < config.failures:
         raise RetryableStepError("the service is busy", code="busy")
     return StepOutput(list(records))

@@ -2,8 +2,11 @@
 
 import asyncio
 import uuid
+from pathlib import Path
 
 import pytest
+
+from services.worker.isolation import StepProcesses
 
 
 async def test_a_submission_goes_through_its_run_to_its_results(org):
@@ -239,3 +242,16 @@ async def test_a_worker_that_is_told_to_stop_hands_its_work_back(org, system):
     later = await org.submit(blueprint)
     assert (await org.ended(made))["status"] == "succeeded"
     assert (await org.ended(later))["status"] == "succeeded"
+
+
+async def test_a_step_process_knows_no_password_of_ours(monkeypatch):
+    monkeypatch.setenv("DATA_ENGINE_NATS_URL", "nats://worker:secret@host")
+    processes = StepProcesses(1, ("tests.system.faulty_steps",), 512 * 1024 * 1024)
+    process = await processes._take()
+    try:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    finally:
+        process.kill()
+        await process.wait()
+    assert b"PATH=" in environment
+    assert b"DATA_ENGINE_" not in environment
