@@ -57,7 +57,6 @@ async def follow(
     max_batch: int = 1000,
     before_open: Callable[[int], Awaitable[None]] | None = None,
     more_follows: Callable[[str], bool] | None = None,
-    headers_only: bool = False,
 ) -> AsyncIterator[list[Followed]]:
     """Yield what follows the position `after`, in lists of what is there already (1..max_batch), waiting for more.
 
@@ -65,14 +64,12 @@ async def follow(
     few messages of late, each is given GATHER_S to grow. On a quiet one a message is given at once, but for those
     (by subject) of which `more_follows` says that another comes in a moment: that one is waited for, up to EXPECT_S.
 
-    With `headers_only` the bodies are left out.
-
     Every connection trouble is waited out. `before_open` is called with the position before each new consumer, so
     that a follower can look whether the stream is still the one that it followed; what it raises, but for
     UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """
     while True:
-        pull = _Pull(connection, stream, filters, after, more_follows, headers_only)
+        pull = _Pull(connection, stream, filters, after, more_follows)
         try:
             if before_open is not None:
                 await before_open(after)
@@ -98,7 +95,6 @@ class _Pull:
         filters: Sequence[str],
         after: int,
         more_follows: Callable[[str], bool] | None,
-        headers_only: bool,
     ) -> None:
         self._more_follows = more_follows
         self._usual_batch = 0.0
@@ -112,7 +108,6 @@ class _Pull:
             "num_replicas": 1,
             "inactive_threshold": INACTIVE_AFTER_S * NANOSECONDS,
             "filter_subjects": list(filters),
-            "headers_only": headers_only,
         }
         self._consumer = ""
         self._inbox = ""

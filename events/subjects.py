@@ -26,9 +26,6 @@ BULK: Lane = "bulk"
 BULK_BUCKETS = 8
 """The server deals orgs out to so many queues of BULK_TASKS (`partition` in its source's transform)."""
 
-RUN_ENDS = "events.*.run.*.*.end.*"
-"""Matches the last decision of every run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Address:

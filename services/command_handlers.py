@@ -278,7 +278,7 @@ class CommandHandlers:
             fresh = not appended.repeated
         finally:
             if not fresh and not await self._is_running(command.org_id, run_id):
-                self._open_runs.end(command.org_id, run_id)
+                self._open_runs.end(run_id)
         return _accepted(appended)
 
     async def _is_running(self, org_id: str, run_id: str) -> bool:

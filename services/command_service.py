@@ -40,7 +40,7 @@ class CommandService:
     def __init__(self, broker: NatsBroker) -> None:
         self.broker = broker
         self._handlers: CommandHandlers | None = None
-        self._following: list[asyncio.Task[None]] = []
+        self._fresh: asyncio.Task[None] | None = None
         self._connection: Client | None = None
         for kind in COMMANDS.values():
             subscriber = broker.subscriber(
@@ -58,18 +58,16 @@ class CommandService:
         self._connection = await self.broker.connect()
         repository, open_runs = Repository(EventLog(self._connection)), OpenRuns()
         self._handlers = CommandHandlers(repository, open_runs)
-        self._following = [
-            asyncio.create_task(repository.keep_fresh(self._connection)),
-            asyncio.create_task(open_runs.follow_ends(self._connection, await repository.present_end())),
-        ]
+        self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
+        await open_runs.listen(self._connection)
         await self.broker.start()
         return self._connection
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
-        for task in self._following:
-            task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        if self._fresh is not None:
+            self._fresh.cancel()
+            await asyncio.gather(self._fresh, return_exceptions=True)
         await self.broker.stop()
 
     async def answer(self, command: Command, headers: Mapping[str, str] | None = None) -> Answer:

@@ -68,7 +68,7 @@ class Repository:
     async def keep_fresh(self, connection: Client) -> None:
         """Drop from memory whatever a decision changes; runs until it is cancelled."""
         filters = [f"events.*.{kind}.>" for kind in ADMINISTRATIVE]
-        start = await self.present_end()
+        start = await self._present_end()
         async for batch in follow(connection, subjects.EVENTS, filters, after=start):
             self._generation += 1
             for message in batch:
@@ -76,7 +76,7 @@ class Repository:
                 self._kept.pop((address.org_id, address.kind, address.aggregate_id), None)
             await asyncio.sleep(0)
 
-    async def present_end(self) -> int:
+    async def _present_end(self) -> int:
         """The log's last position, as soon as it answers."""
         while True:
             try:

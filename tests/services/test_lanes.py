@@ -6,7 +6,7 @@ import pytest
 
 from events import subjects
 from events.subjects import BULK, QUICK
-from services.open_runs import OpenRuns
+from services.open_runs import REMEMBERED_S, OpenRuns
 from services.worker.slots import FairSlots
 
 ORG, RUN = "0f4c6d1e-9d55-4a57-8d0c-3f0f6a0b7c01", "7d0a3a52-2f0e-5b8e-9a34-0c4b7e6f1a11"
@@ -22,13 +22,13 @@ def test_an_end_makes_room_once():
     runs = OpenRuns(quick_runs=2)
     for run in ("r0", "r1", "r2"):
         runs.start("a", run)
-    runs.end("a", "r0")
-    runs.end("a", "r0")
+    runs.end("r0")
+    runs.end("r0")
     assert runs.start("a", "r3") == BULK, "two are still open"
-    runs.end("a", "r1")
-    runs.end("a", "r2")
+    runs.end("r1")
+    runs.end("r2")
     assert runs.start("a", "r4") == QUICK
-    runs.end("nobody", "r0")
+    runs.end("r0")
 
 
 def test_a_run_that_is_started_again_counts_once():
@@ -41,8 +41,18 @@ def test_memory_is_bounded_and_a_backlog_beyond_it_stays_bulk():
     assert [runs.start("a", f"r{n}") for n in range(1000)][2:] == [BULK] * 998
     assert len(runs._open["a"]) == 4
     for n in range(4):
-        runs.end("a", f"r{n}")
-    assert runs._open == {}
+        runs.end(f"r{n}")
+    assert runs._open == runs._orgs == {}
+
+
+def test_an_end_that_was_missed_is_forgotten_after_a_time():
+    now = [0.0]
+    runs = OpenRuns(quick_runs=1, now_s=lambda: now[0])
+    assert [runs.start("a", "r0"), runs.start("a", "r1")] == [QUICK, BULK]
+    now[0] = REMEMBERED_S + 1
+    assert runs.start("a", "r2") == QUICK
+    runs.end("r0")
+    assert runs.start("a", "r3") == BULK
 
 
 @pytest.mark.parametrize(
