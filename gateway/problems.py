@@ -70,6 +70,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
         401, "unauthenticated", "Not authenticated", {"WWW-Authenticate": 'Bearer realm="data-engine-x"'}
     ),
     errors.PermissionError_: Kind(403, "forbidden", "Not allowed"),
+    errors.LimitExceededError: Kind(429, "too-many-requests", "Too much for now", shows=("limit", "retry_after_s")),
     errors.UnavailableError: Kind(503, "unavailable", "Not available now", _RETRY),
     BehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
     errors.DataEngineError: INTERNAL,
@@ -115,7 +116,10 @@ def from_error(error: errors.DataEngineError, request_id: str | None) -> Respons
         return from_unexpected(error, request_id)
     faults = error.details.get("problems", ()) if isinstance(error, errors.InvalidInputError) else ()
     extra = {name: error.details[name] for name in kind.shows if name in error.details}
-    return problem(kind, code=error.code, detail=error.message, request_id=request_id, faults=faults, extra=extra)
+    answer = problem(kind, code=error.code, detail=error.message, request_id=request_id, faults=faults, extra=extra)
+    if "retry_after_s" in error.details:
+        answer.headers["Retry-After"] = str(error.details["retry_after_s"])
+    return answer
 
 
 def from_unexpected(error: BaseException, request_id: str | None) -> Response:

@@ -11,6 +11,8 @@ from events.log import EventLog
 from events.settings import Settings
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
+from gateway.limits import Limiter
+from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
@@ -29,6 +31,8 @@ class Gateway:
     connection: Client
     reader: Reader
     authenticator: Authenticator
+    limiter: Limiter
+    open_runs: OpenRuns
     usage: TokenUsage
     signals: Signals
     commands: CommandSender
@@ -59,12 +63,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 def _assemble(settings: Settings, connection: Client, reader: Reader) -> Gateway:
     commands = CommandSender(connection, settings.command_timeout_s)
     signals = Signals(connection, lambda: projected_position(reader), lambda: authenticator.watch.look())
-    authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit)
+    limiter = Limiter(settings)
+    authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit, limiter)
     return Gateway(
         settings=settings,
         connection=connection,
         reader=reader,
         authenticator=authenticator,
+        limiter=limiter,
+        open_runs=OpenRuns(reader),
         usage=TokenUsage(reader),
         signals=signals,
         commands=commands,
