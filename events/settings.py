@@ -74,11 +74,11 @@ class Settings(BaseSettings):
     http_head_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A request whose head is not there after this long is refused with 408; a silent new connection is closed."""
     http_body_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    """A body may take this long, and a second more for each `http_body_min_bytes_per_s` of it that came; then 408."""
+    """In each such time a body comes at `http_body_min_bytes_per_s` at least, or it is complete; else 408."""
     http_body_min_bytes_per_s: Annotated[float, Field(gt=0)] = 4.0 * KIB
     http_send_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """A connection whose client takes nothing of an answer for this long is cut."""
-    http_keep_alive_s: Annotated[float, Field(gt=0)] = 65.0
+    http_keep_alive_s: Annotated[int, Field(ge=1)] = 65
     """How long a connection may be idle between requests; longer than a load balancer's own time."""
     http_connections_max: Annotated[int, Field(ge=1)] = 4000
     """Connections at once; never more than the process may have open files. More are refused with 503."""

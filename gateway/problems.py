@@ -76,6 +76,17 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     errors.DataEngineError: INTERNAL,
 }
 
+# What gateway/protocol.py refuses before there is a request that could be answered, by code.
+REFUSALS: dict[str, Kind] = {
+    "malformed_request": Kind(400, "malformed-request", "This is not HTTP/1.1 as RFC 9112 has it"),
+    "head_timeout": Kind(408, "head-timeout", "The request's head took too long to come"),
+    "body_timeout": Kind(408, "body-timeout", "The request's body took too long to come"),
+    "target_too_long": Kind(414, "target-too-long", "The request's target is too long"),
+    "head_too_large": Kind(431, "head-too-large", "The request's headers are too large or too many"),
+    "too_many_connections": Kind(503, "too-many-connections", "There are too many connections", _RETRY),
+    "http_version_not_supported": Kind(505, "http-version-not-supported", "This speaks HTTP/1.1"),
+}
+
 _ROUTING = {404: "No such endpoint", 405: "Every endpoint is a POST"}
 
 
