@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from events.errors import LimitExceededError
 from events.limits import NO_LIMITS, Limits
@@ -24,28 +25,45 @@ Key = tuple[str, str]
 _TINY_S = 1e-6
 
 
+class Want(NamedTuple):
+    """So much of the bucket of one key, which `rate` fills, each second."""
+
+    key: Key
+    cost: float
+    rate: float
+
+
 class Buckets:
     """At most `keys_max` buckets; beyond, those that were used longest ago are taken for full."""
 
-    def __init__(self, clock: Clock, keys_max: int = KEYS_MAX) -> None:
+    def __init__(self, clock: Clock, burst_s: float, keys_max: int = KEYS_MAX) -> None:
         self._clock = clock
+        self._burst_s = burst_s
         self._keys_max = keys_max
         self._full_at: OrderedDict[Key, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def wait_s(self, key: Key, cost: float, rate: float, burst_s: float) -> float:
-        """How long until `cost` may be taken; 0: now. A cost above the bucket's size needs a full bucket."""
-        now = self._clock()
-        wait_s = max(self._full_at.get(key, now), now) - now + min(cost / rate, burst_s) - burst_s
-        return wait_s if wait_s > _TINY_S else 0.0
+    def take(self, *wants: Want, look_only: bool = False) -> tuple[float, Want] | None:
+        """Take all of it, or nothing: then how long to wait for the one that takes longest, and which.
 
-    def take(self, key: Key, cost: float, rate: float) -> None:
-        """Take it; the bucket is full again later by the time in which so much comes in."""
-        now = self._clock()
-        self._full_at[key] = max(self._full_at.get(key, now), now) + cost / rate
-        self._full_at.move_to_end(key)
+        A cost above a bucket's size is taken from a full one, and owed.
+        """
+        now, longest = self._clock(), None
+        for want in wants:
+            full_in_s = max(self._full_at.get(want.key, now) - now, 0.0)
+            wait_s = full_in_s + min(want.cost / want.rate, self._burst_s) - self._burst_s
+            if wait_s > _TINY_S and (longest is None or wait_s > longest[0]):
+                longest = wait_s, want
+        if longest is None and not look_only:
+            for want in wants:
+                self._take(want, now)
+        return longest
+
+    def _take(self, want: Want, now: float) -> None:
+        self._full_at[want.key] = max(self._full_at.get(want.key, now), now) + want.cost / want.rate
+        self._full_at.move_to_end(want.key)
         if len(self._full_at) > self._keys_max:
             self._full_at.popitem(last=False)
 
@@ -55,10 +73,9 @@ class Limiter:
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
         self._defaults = settings.limits
-        self._burst_s = settings.limit_burst_s
         self._failures_per_s = settings.limit_address_failures_per_s
-        self._buckets = Buckets(clock)
-        self._addresses = Buckets(clock)
+        self._buckets = Buckets(clock, settings.limit_burst_s)
+        self._addresses = Buckets(clock, FAILURES_BURST_S)
         self._merged = lru_cache(maxsize=1024)(lambda overrides: overrides.merged(self._defaults))
 
     def admit(
@@ -66,34 +83,33 @@ class Limiter:
     ) -> None:
         """Take all of it from the org's and the token's buckets, or nothing. `size` is in bytes."""
         limits = self.effective(overrides)
-        wanted: list[tuple[Key, int, float]] = []
-        if requests:
-            wanted.append((("org_requests_per_s", org_id), requests, limits.org_requests_per_s or 0))
-            wanted.append((("token_requests_per_s", token_id), requests, limits.token_requests_per_s or 0))
-        if size:
-            wanted.append((("org_bytes_per_s", org_id), size, limits.org_bytes_per_s or 0))
-            wanted.append((("token_bytes_per_s", token_id), size, limits.token_bytes_per_s or 0))
-        if rows:
-            wanted.append((("org_rows_per_s", org_id), rows, limits.org_rows_per_s or 0))
-            wanted.append((("token_rows_per_s", token_id), rows, limits.token_rows_per_s or 0))
-        waits = [self._buckets.wait_s(key, cost, rate, self._burst_s) for key, cost, rate in wanted]
-        if any(waits):
-            wait_s, ((name, _), _, rate) = max(zip(waits, wanted, strict=True))
-            raise exceeded(name, rate, wait_s)
-        for key, cost, rate in wanted:
-            self._buckets.take(key, cost, rate)
+        wants: list[Want] = []
+        for cost, of_org, of_token in (
+            (requests, "org_requests_per_s", "token_requests_per_s"),
+            (size, "org_bytes_per_s", "token_bytes_per_s"),
+            (rows, "org_rows_per_s", "token_rows_per_s"),
+        ):
+            if cost:
+                wants.append(Want((of_org, org_id), cost, getattr(limits, of_org)))
+                wants.append(Want((of_token, token_id), cost, getattr(limits, of_token)))
+        refused = self._buckets.take(*wants)
+        if refused is not None:
+            wait_s, want = refused
+            raise exceeded(want.key[0], want.rate, wait_s)
 
     def admit_stranger(self, address: str) -> None:
         """Raises LimitExceededError while too many authentications from this address have failed."""
-        key = ("address_failures_per_s", network_of(address))
-        wait_s = self._addresses.wait_s(key, 1, self._failures_per_s, FAILURES_BURST_S)
-        if wait_s:
-            raise exceeded(key[0], self._failures_per_s, wait_s)
+        self._stranger(address, look_only=True)
 
     def note_failure(self, address: str) -> None:
         """An authentication from this address has failed. Raises LimitExceededError when that is one too many."""
-        self.admit_stranger(address)
-        self._addresses.take(("address_failures_per_s", network_of(address)), 1, self._failures_per_s)
+        self._stranger(address, look_only=False)
+
+    def _stranger(self, address: str, *, look_only: bool) -> None:
+        want = Want(("address_failures_per_s", network_of(address)), 1, self._failures_per_s)
+        refused = self._addresses.take(want, look_only=look_only)
+        if refused is not None:
+            raise exceeded(want.key[0], want.rate, refused[0])
 
     def effective(self, overrides: Limits | None) -> Limits:
         """The limits that hold for an org: all of them are set."""

@@ -90,7 +90,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ended = False  # nothing more is parsed
         self._begun = self._in_body = False  # a message has begun; its head is complete
         self._heads = self._head_bytes = 0  # heads that were complete; bytes of the one that is not
-        self._fields = self._fields_bytes = 0
         self._body_bytes = self._wire_bytes = self._checked_bytes = 0
         self._dropped_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -121,18 +120,20 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        """Parse it, in parts that are no larger than a head may be."""
+        """Parse it. A head is given to the parser only as far as it may go."""
         if self._ended:
             self._drop(len(data))
             return
         self._unset_keepalive_if_required()
-        size = self.settings.http_head_max_bytes
-        parts = (data,) if len(data) <= size else (data[at : at + size] for at in range(0, len(data), size))
+        most = self.settings.http_head_max_bytes
         try:
-            for part in parts:
-                self._feed(part)
-                if self._ended:
-                    return
+            while data and not self._ended:
+                part = data[: most if self._in_body else most - self._head_bytes]
+                data = data[len(part) :]
+                heads, was_in_body = self._heads, self._in_body
+                self.parser.feed_data(part)
+                if self._heads == heads and self._in_body == was_in_body:
+                    self._count(len(part))
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(str(cause) if isinstance(cause, _RefusedError) else "malformed_request")
@@ -141,43 +142,26 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._expect()
 
-    def _feed(self, part: bytes) -> None:
-        heads, was_in_body = self._heads, self._in_body
-        self.parser.feed_data(part)
-        if self._heads != heads or was_in_body != self._in_body:
-            return
-        if was_in_body:
-            self._wire_bytes += len(part)
+    def _count(self, size: int) -> None:
+        """So many bytes of a head that is not complete, or of a body and its framing."""
+        most = self.settings.http_head_max_bytes
+        if self._in_body:
+            self._wire_bytes += size
             # chunk extensions and trailers are no body: they may not outweigh it
-            if self._wire_bytes > 2 * self._body_bytes + self.settings.http_head_max_bytes:
+            if self._wire_bytes > 2 * self._body_bytes + most:
                 raise _RefusedError("malformed_request")
         else:
-            self._head_bytes += len(part)
-            if self._head_bytes > self.settings.http_head_max_bytes:
-                raise _RefusedError("head_too_large")
+            self._head_bytes += size
+            if self._head_bytes >= most:
+                long = self._begun and not self.headers and len(self.url) > self.settings.http_target_max_bytes
+                raise _RefusedError("target_too_long" if long else "head_too_large")
 
     # --- The parser's callbacks ---
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self._begun = True
-        self._fields = self._fields_bytes = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the target."""
-        super().on_url(url)
-        if len(self.url) > self.settings.http_target_max_bytes:
-            raise _RefusedError("target_too_long")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; after the body, a trailer, which is counted and no header of the request."""
-        self._fields += 1
-        self._fields_bytes += len(name) + len(value) + 4
-        if self._fields > self.settings.http_headers_max or self._fields_bytes > self.settings.http_head_max_bytes:
-            raise _RefusedError("head_too_large")
-        if not self._in_body:
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is there: its request begins, or waits for the one before it."""
@@ -185,7 +169,12 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _RefusedError("http_version_not_supported")
         if self.parser.should_upgrade() or len(self.pipeline) >= PIPELINE_MAX:
             raise _RefusedError("malformed_request")
+        if len(self.url) > self.settings.http_target_max_bytes:
+            raise _RefusedError("target_too_long")
+        if len(self.headers) > self.settings.http_headers_max:
+            raise _RefusedError("head_too_large")
         super().on_headers_complete()
+        self.headers = []  # what comes after the body, trailers, are no headers of the request
         self._in_body = True
         self._heads += 1
         self._head_bytes = self._body_bytes = self._wire_bytes = self._checked_bytes = 0
