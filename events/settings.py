@@ -89,14 +89,14 @@ class Settings(BaseSettings):
 
     limit_org_requests_per_s: Rate = 5000.0
     """Requests of one org that one gateway process takes; more are refused with 429, as with all of these."""
-    limit_org_bytes_per_s: Rate = 128.0 * MIB
+    limit_org_bytes_per_s: Rate = 32.0 * MIB
     """Of request bodies."""
     limit_org_rows_per_s: Rate = 400_000.0
     """Records of submissions."""
     limit_org_open_runs: Annotated[int, Field(ge=0)] = 10_000
     """Runs of one org that have not ended, over all gateways."""
     limit_token_requests_per_s: Rate = 3000.0
-    limit_token_bytes_per_s: Rate = 64.0 * MIB
+    limit_token_bytes_per_s: Rate = 16.0 * MIB
     limit_token_rows_per_s: Rate = 200_000.0
     """The same for one API token, or for a user's sessions."""
     limit_user_open_runs: Annotated[int, Field(ge=0)] = 10_000

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from events import metrics
 from events.errors import LimitExceededError
 from events.limits import NO_LIMITS, Limits
 from events.settings import Settings
 
 KEYS_MAX = 100_000
 FAILURES_BURST_S = 50.0
+ADDRESS_FAILURES = "address_failures_per_s"
+LIMIT_CODES = frozenset(f"limit_{name}" for name in (*Limits.model_fields, ADDRESS_FAILURES))
+"""The `code` of every refusal by a limit."""
 
 Clock = Callable[[], float]
 Key = tuple[str, str]
@@ -106,7 +110,7 @@ class Limiter:
         self._stranger(address, look_only=False)
 
     def _stranger(self, address: str, *, look_only: bool) -> None:
-        want = Want(("address_failures_per_s", network_of(address)), 1, self._failures_per_s)
+        want = Want((ADDRESS_FAILURES, network_of(address)), 1, self._failures_per_s)
         refused = self._addresses.take(want, look_only=look_only)
         if refused is not None:
             raise exceeded(want.key[0], want.rate, refused[0])
@@ -118,6 +122,7 @@ class Limiter:
 
 def exceeded(name: str, limit: float, wait_s: float) -> LimitExceededError:
     """The error of one limit, by its name in the settings."""
+    metrics.REFUSALS.labels(f"limit_{name}").inc()
     retry_after_s = max(1, math.ceil(wait_s))
     message = f"The limit {name} of {limit:g} is met and nothing was done; ask again in {retry_after_s} s."
     return LimitExceededError(message, code=f"limit_{name}", limit=limit, retry_after_s=retry_after_s)

@@ -14,6 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from events import metrics
 from events.ids import new_id
 from events.logging import get_logger
 from events.settings import Settings
@@ -105,6 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._arm("head", self.settings.http_head_timeout_s)
         else:
             self._ended = True
+            metrics.REFUSALS.labels("too_many_connections").inc()
             transport.write(_on_the_wire("too_many_connections"))
             transport.close()
 
@@ -264,6 +266,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, code: str) -> None:
         """Say why, if the answer to an earlier request is not still to come, and parse nothing more."""
+        metrics.REFUSALS.labels(code).inc()
         _logger.debug("request_refused", code=code, client=self._address)
         self._ended = True
         self._disarm()

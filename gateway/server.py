@@ -23,7 +23,7 @@ _logger = get_logger("gateway")
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set; then take no more calls, let waiting ones answer, and close. Run it on uvloop."""
     async with open_gateway(settings) as gateway:
-        app, proxies = _behind_proxies(create_app(settings, gateway), settings)
+        app, proxies = behind_proxies(create_app(settings, gateway), settings)
 
         class Protocol(BoundedProtocol):
             """That of this server."""
@@ -55,7 +55,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         _logger.info("gateway_stopped")
 
 
-def _behind_proxies(app: Any, settings: Settings) -> tuple[Any, Any]:
+def behind_proxies(app: Any, settings: Settings) -> tuple[Any, Any]:
     """The application as trusted proxies ask it: the client is whom they name. And which addresses are such proxies."""
     if not settings.trusted_proxies:
         return app, ()

@@ -22,6 +22,7 @@ from events.settings import Settings
 from gateway.app import create_app
 from gateway.limits import FAILURES_BURST_S, KEYS_MAX, Buckets, Limiter, Want, network_of
 from gateway.open_runs import FRESH_S, FULL_S, OpenRuns
+from gateway.server import behind_proxies
 from gateway.state import Gateway, open_gateway
 from projections.queries.reader import Reader
 from tests.gateway.support import Person, Service, World, session
@@ -224,6 +225,24 @@ async def test_failed_authentications_of_an_address(
         clock.pass_s(5)
         assert (await door.ask(world.company_admin)).status_code == 200
         assert len(door.gateway.limiter._buckets) == 3 * 2 + 2 * 3 - 4, "no key for a guess"
+
+
+async def test_trusted_proxies_say_who_the_client_is(settings: Settings, clock: Clock) -> None:
+    """Behind one, clients are told apart; anybody else's X-Forwarded-For is only text."""
+    async with open_door(settings, clock, address_failures_per_s=0.02) as door:
+        app, proxies = behind_proxies(
+            create_app(settings, door.gateway), settings.model_copy(update={"trusted_proxies": "192.0.2.0/24"})
+        )
+        assert "192.0.2.7" in proxies
+        assert "198.51.100.1" not in proxies
+        found: dict[str, list[int]] = {}
+        for peer in ("192.0.2.7", "198.51.100.1"):
+            transport = httpx.ASGITransport(app, client=(peer, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                for said in ("203.0.113.1", "203.0.113.2", "203.0.113.1"):
+                    answer = await client.post("/v1/orgs/get", json={}, headers={"X-Forwarded-For": said})
+                    found.setdefault(peer, []).append(answer.status_code)
+        assert found == {"192.0.2.7": [401, 401, 429], "198.51.100.1": [401, 429, 429]}
 
 
 async def test_a_limit_does_not_tell_whether_an_org_is_there(settings: Settings, clock: Clock, world: World) -> None:
