@@ -53,8 +53,8 @@ class _OpenAuthenticator(Authenticator):
 
     caller: Caller
 
-    async def authenticate(self, headers: Headers, request_id: str) -> Caller:
-        del headers, request_id
+    async def authenticate(self, headers: Headers, request_id: str, address: str) -> Caller:
+        del headers, request_id, address
         return self.caller
 
 
@@ -64,7 +64,7 @@ async def serve_open(org_id: str, user_id: str) -> None:
     async with open_gateway(settings) as gateway:
         reader = _OpenReader(gateway.reader._pool)
         auth = AuthContext(org_id=org_id, user_id=user_id, role="org_admin", auth_method="api_token")
-        authenticator = _OpenAuthenticator(settings, reader, gateway.authenticator._admit)
+        authenticator = _OpenAuthenticator(settings, reader, gateway.authenticator._admit, gateway.limiter)
         authenticator.caller = Caller(auth, Scope(org_id), True)
         opened = dataclasses.replace(gateway, reader=reader, authenticator=authenticator, runs=RunLoader(reader))
         config = uvicorn.Config(

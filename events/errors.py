@@ -9,6 +9,7 @@ DataEngineError
 ├── AccessError
 │   ├── AuthenticationError  nobody is known by these credentials
 │   └── PermissionError_     known, and not allowed
+├── LimitExceededError       too much for now: nothing was done, and asking again after `retry_after_s` works
 ├── VersionConflictError     another decision holds this version of the aggregate: reload and decide again
 ├── UnavailableError         a part of the system does not answer now; asking again may work
 ├── LogRewoundError          the log is not the one that a follower followed (truncated, recreated, restored)
@@ -80,6 +81,12 @@ class PermissionError_(AccessError):  # noqa: N801 - the builtin has the plain n
     """The caller is known, and its role does not allow this."""
 
     code = "forbidden"
+
+
+class LimitExceededError(DataEngineError):
+    """More than a limit allows was asked for, and nothing was done. `code` names the limit, `limit` is its value."""
+
+    code = "limit_exceeded"
 
 
 class VersionConflictError(DataEngineError):

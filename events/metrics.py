@@ -43,6 +43,9 @@ HTTP_IN_FLIGHT = _gauge("http_requests_in_flight", "Requests that are not answer
 AUTHENTICATION_FAILURES = _counter(
     "authentication_failures_total", "Requests whose credentials named nobody, by reason.", ("reason",)
 )
+REFUSALS = _counter(
+    "refusals_total", "Requests and connections that were too many, too much, too slow or not HTTP, by code.", ("code",)
+)
 COMMANDS_DEFERRED = _counter(
     "commands_deferred_total", "Commands that no service answered, kept for later (202).", ("command",)
 )
@@ -75,7 +78,7 @@ PROJECTOR_DEAD_LETTERS = _counter(
 )
 
 OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
-    "gateway": (HTTP_DURATION, HTTP_IN_FLIGHT, AUTHENTICATION_FAILURES, COMMANDS_DEFERRED),
+    "gateway": (HTTP_DURATION, HTTP_IN_FLIGHT, AUTHENTICATION_FAILURES, REFUSALS, COMMANDS_DEFERRED),
     "command-service": (COMMAND_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
     "worker": (TASKS, TASKS_IN_HAND, STEP_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
     "projector": (

@@ -7,6 +7,8 @@ import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from events.limits import Limits, Rate
+
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -63,6 +65,47 @@ class Settings(BaseSettings):
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long the gateway waits for a command's answer before it defers it and answers 202."""
 
+    http_head_max_bytes: Annotated[int, Field(ge=KIB, le=16 * MIB)] = 64 * KIB
+    """Request line and headers together; more is refused with 431."""
+    http_headers_max: Annotated[int, Field(ge=8, le=10_000)] = 100
+    """Headers of one request; more are refused with 431."""
+    http_target_max_bytes: Annotated[int, Field(ge=256, le=MIB)] = 8 * KIB
+    """The request's target (path and query); a longer one is refused with 414."""
+    http_head_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """A request whose head is not there after this long is refused with 408; a silent new connection is closed."""
+    http_body_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """In each such time a body comes at `http_body_min_bytes_per_s` at least, or it is complete; else 408."""
+    http_body_min_bytes_per_s: Annotated[float, Field(gt=0)] = 4.0 * KIB
+    http_send_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """A connection whose client takes nothing of an answer for this long is cut."""
+    http_keep_alive_s: Annotated[int, Field(ge=1)] = 65
+    """How long a connection may be idle between requests; longer than a load balancer's own time."""
+    http_connections_max: Annotated[int, Field(ge=1)] = 4000
+    """Connections at once; never more than the process may have open files. More are refused with 503."""
+    http_connections_per_address_max: Annotated[int, Field(ge=1)] = 1000
+    """Connections at once of one client address (IPv6: of one /64); more are refused with 503."""
+    trusted_proxies: str = ""
+    """Addresses or networks of proxies, with commas: their X-Forwarded-For says who the client is. Empty: none."""
+
+    limit_org_requests_per_s: Rate = 5000.0
+    """Requests of one org that one gateway process takes; more are refused with 429, as with all of these."""
+    limit_org_bytes_per_s: Rate = 32.0 * MIB
+    """Of request bodies."""
+    limit_org_rows_per_s: Rate = 400_000.0
+    """Records of submissions."""
+    limit_org_open_runs: Annotated[int, Field(ge=0)] = 10_000
+    """Runs of one org that have not ended, over all gateways."""
+    limit_token_requests_per_s: Rate = 3000.0
+    limit_token_bytes_per_s: Rate = 16.0 * MIB
+    limit_token_rows_per_s: Rate = 200_000.0
+    """The same for one API token, or for a user's sessions."""
+    limit_user_open_runs: Annotated[int, Field(ge=0)] = 10_000
+    """Runs that have not ended and that one user started."""
+    limit_burst_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    """After a pause, what a rate allows in so many seconds may come at once."""
+    limit_address_failures_per_s: Rate = 20.0
+    """Failed authentications of one client address (IPv6: of one /64); 50 seconds' worth may come at once."""
+
     jwt_secret: SecretStr | None = None
     """The shared secret of HS256 sessions (Supabase's JWT secret)."""
     jwt_jwks_url: str | None = None
@@ -112,6 +155,11 @@ class Settings(BaseSettings):
         if self.database_url is None:
             raise ValueError("DATA_ENGINE_DATABASE_URL is not set")
         return self.database_url.get_secret_value()
+
+    @property
+    def limits(self) -> Limits:
+        """The platform's limits: those of an org for which the operator has said nothing else."""
+        return Limits(**{name: getattr(self, f"limit_{name}") for name in Limits.model_fields})
 
     def as_environment(self) -> dict[str, str]:
         """What was set, as the environment of a child process that is to have the same settings."""

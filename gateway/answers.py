@@ -15,6 +15,7 @@ from gateway import cursors
 from gateway.calls import Call
 from gateway.commands import Deferred, Envelope
 from gateway.models import Page
+from gateway.open_runs import Opening
 from projections.queries.reader import Row, Scope
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -48,9 +49,13 @@ def deferred(envelope: Envelope, **ids: Any) -> Response:
     return json_response({**ids, **content}, 202)
 
 
-async def do(call: Call, envelope: Envelope, command: Command, status: int, **ids: Any) -> Response:
+async def do(
+    call: Call, envelope: Envelope, command: Command, status: int, opening: Opening | None = None, **ids: Any
+) -> Response:
     """Send a command and answer with its ids and its position."""
     outcome = await call.gateway.commands.send(command)
+    if opening is not None:
+        opening.settle(outcome)
     if isinstance(outcome, Deferred):
         return deferred(envelope, **ids)
     return accepted(outcome, status, **ids)

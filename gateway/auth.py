@@ -15,6 +15,7 @@ from events.limits import NO_LIMITS, Limits
 from events.secrets import TOKEN_PREFIX, verifier_of
 from events.settings import Settings
 from gateway.access_watch import AccessWatch
+from gateway.limits import Limiter
 from gateway.sessions import Session, SessionVerifier
 from projections.queries import access
 from projections.queries.reader import Reader, Row, Scope
@@ -50,7 +51,7 @@ class Caller:
             auth_method=method,
             token_id=row["token_id"],
         )
-        limits = Limits.model_validate_json(row["limits"])
+        limits = NO_LIMITS if row["limits"] == "{}" else Limits.model_validate_json(row["limits"])
         return cls(auth, Scope(auth.org_id, auth.company_id), row["members_may_work"], limits)
 
 
@@ -97,26 +98,41 @@ class AuthCache:
 class Authenticator:
     """Turns a request's credentials into its caller."""
 
-    def __init__(self, settings: Settings, reader: Reader, admit: Admit) -> None:
+    def __init__(self, settings: Settings, reader: Reader, admit: Admit, limiter: Limiter) -> None:
         self._reader = reader
+        self._limiter = limiter
         self._sessions = SessionVerifier(settings)
         self._admit = admit
         self.watch = AccessWatch(reader, lambda orgs: self.cache.forget(orgs))
         self.cache = AuthCache(self.watch.holds)
 
-    async def authenticate(self, headers: Headers, request_id: str) -> Caller:
-        """The caller. Raises AuthenticationError, or UnavailableError when nobody can be looked up now."""
-        credential, org_id = _bearer(headers), _chosen_org(headers)
-        verifier = verifier_of(credential)
-        known = self.cache.get((verifier, org_id))
-        return known if known is not None else await self._look_up(credential, verifier, org_id, request_id)
+    async def authenticate(self, headers: Headers, request_id: str, address: str) -> Caller:
+        """The caller. Raises AuthenticationError; LimitExceededError when too many from its address have failed (unless
+        the caller is known here); UnavailableError when nobody can be looked up now.
+        """
+        try:
+            credential, org_id = _bearer(headers), _chosen_org(headers)
+            verifier = verifier_of(credential)
+            known = self.cache.get((verifier, org_id))
+            if known is not None:
+                return known
+            self._limiter.admit_stranger(address)
+            return await self._look_up(credential, verifier, org_id, request_id)
+        except AuthenticationError:
+            self._limiter.note_failure(address)
+            raise
 
-    async def session(self, headers: Headers) -> Session:
+    async def session(self, headers: Headers, address: str) -> Session:
         """The session of a request that needs no user yet. Raises as `authenticate`."""
-        credential = _bearer(headers)
-        if credential.startswith(TOKEN_PREFIX):
-            raise AuthenticationError("This takes a session (JWT), not an API token.")
-        return await self._sessions.verify(credential)
+        self._limiter.admit_stranger(address)
+        try:
+            credential = _bearer(headers)
+            if credential.startswith(TOKEN_PREFIX):
+                raise AuthenticationError("This takes a session (JWT), not an API token.")
+            return await self._sessions.verify(credential)
+        except AuthenticationError:
+            self._limiter.note_failure(address)
+            raise
 
     async def _look_up(self, credential: str, verifier: str, org_id: str | None, request_id: str) -> Caller:
         generation = self.cache.generation

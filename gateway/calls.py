@@ -21,6 +21,7 @@ from events.ids import new_id
 from gateway.auth import Caller
 from gateway.commands import Envelope, digest_of
 from gateway.observe import authentication_failed, known
+from gateway.open_runs import Opening
 from gateway.permissions import Rule, check, rule_of
 from gateway.problems import BodyTooLargeError, UnsupportedMediaError, invalid, pointer
 from gateway.sessions import Session
@@ -68,6 +69,28 @@ class Call:
         key = self.idempotency_key or new_id()
         return Envelope.of(self.auth, self.endpoint, key, digest_of(body), self.request_id)
 
+    def admit(self, *, requests: int = 0, size: int = 0, rows: int = 0) -> None:
+        """Count what is asked for. Raises LimitExceededError when the org or the token asks for too much at once."""
+        auth = self.caller.auth
+        self.gateway.limiter.admit(
+            auth.org_id,
+            auth.token_id or auth.user_id or "",
+            self.caller.limits,
+            requests=requests,
+            size=size,
+            rows=rows,
+        )
+
+    async def opening(self, run_id: str | None) -> Opening:
+        """Count a run that is about to be opened, if there is one. Raises LimitExceededError."""
+        if run_id is None:
+            return Opening()
+        limits = self.gateway.limiter.effective(self.caller.limits)
+        repeatable = self.idempotency_key is not None
+        return await self.gateway.open_runs.admit(
+            self.org_id, self.auth.user_id or "", limits, run_id, repeatable=repeatable
+        )
+
     async def caught_up(self, min_position: int | None) -> Scope:
         """Wait, bounded, until the read models have reached the position; the scope to ask them in.
 
@@ -85,32 +108,50 @@ class SessionCall:
     gateway: Gateway
     request_id: str
 
+    def admit(self, *, requests: int = 0, size: int = 0) -> None:
+        """As that of a Call: whoever signs in has the limits of a token, and belongs to no org yet."""
+        identity = self.session.identity
+        self.gateway.limiter.admit("", identity, None, requests=requests, size=size)
+
 
 async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
     request_id: str = request.scope["request_id"]
     try:
-        caller = await gateway.authenticator.authenticate(request.headers, request_id)
+        caller = await gateway.authenticator.authenticate(request.headers, request_id, _address(request))
     except AuthenticationError as error:
         authentication_failed(request.headers, error)
         raise
     known(request.scope, caller.auth)
     gateway.usage.note(caller.auth)
+    call = Call(caller, gateway, endpoint, request_id, _idempotency_key(request) if rule.command else None)
+    call.admit(requests=1, size=_declared_bytes(request, gateway))
     check(rule, caller.auth, members_may_work=caller.members_may_work)
-    key = _idempotency_key(request) if rule.command else None
-    return Call(caller, gateway, endpoint, request_id, key)
+    return call
 
 
 async def with_session(request: Request) -> SessionCall:
     """The call of a session, whoever it is."""
     gateway: Gateway = request.app.state.gateway
     try:
-        session = await gateway.authenticator.session(request.headers)
+        session = await gateway.authenticator.session(request.headers, _address(request))
     except AuthenticationError as error:
         authentication_failed(request.headers, error)
         raise
-    return SessionCall(session, gateway, request.scope["request_id"])
+    call = SessionCall(session, gateway, request.scope["request_id"])
+    call.admit(requests=1, size=_declared_bytes(request, gateway))
+    return call
+
+
+def _address(request: Request) -> str:
+    return request.scope["client"][0] if request.scope.get("client") else ""
+
+
+def _declared_bytes(request: Request, gateway: Gateway) -> int:
+    """How long the body is said to be, as far as it would be read; 0 when nothing is said."""
+    length = request.headers.get("content-length", "")
+    return min(int(length[:20]), gateway.settings.body_max_bytes) if length.isdecimal() else 0
 
 
 def _declared() -> Any:
@@ -138,7 +179,7 @@ class CallRoute(APIRoute):
 
         async def handler(request: Request) -> Response:
             call = await (with_session(request) if rule.session else authenticated(request, rule, path))
-            raw = await read_body(request, call.gateway.settings.body_max_bytes)
+            raw = await read_body(request, call)
             try:
                 body = validate(strictjson.parse(raw))
             except ValidationError as error:
@@ -167,11 +208,12 @@ def _faults(error: ValidationError) -> InvalidInputError:
     return InvalidInputError(f"The body has {count}; `errors` lists {'them' if len(faults) != 1 else 'it'}.", faults)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body, counted while it comes in. Raises UnsupportedMediaError and BodyTooLargeError."""
+async def read_body(request: Request, call: Call | SessionCall) -> bytes:
+    """The whole body, counted as it comes in. Raises UnsupportedMediaError, BodyTooLargeError, LimitExceededError."""
+    limit_bytes = call.gateway.settings.body_max_bytes
+    declared = request.headers.get("content-length", "")
     if not _JSON.match(request.headers.get("content-type", "")):
         raise UnsupportedMediaError("Send the body as `Content-Type: application/json`, in UTF-8.")
-    declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared[:20]) > limit_bytes:
         raise _too_large(limit_bytes)
     chunks: list[bytes] = []
@@ -184,6 +226,8 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         size += len(chunk)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
+        if chunk and not declared:
+            call.admit(size=len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             break

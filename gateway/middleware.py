@@ -2,12 +2,25 @@
 
 import re
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.ids import new_id
 from events.secrets import INVITATION_PREFIX, TOKEN_PREFIX
 from gateway import problems
 from gateway.observe import Observed
+
+ANSWER_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+DOCS_PATH = "/docs"
+DOCS_HEADERS = (
+    *ANSWER_HEADERS,
+    (
+        b"content-security-policy",  # what FastAPI's page needs
+        b"default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: "
+        b"https://fastapi.tiangolo.com; style-src 'unsafe-inline' https://cdn.jsdelivr.net; connect-src 'self'; "
+        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+)
 
 # somebody's token, put into the wrong header, must not become an id
 _SECRET = re.compile(f"{TOKEN_PREFIX}|{INVITATION_PREFIX}".encode())
@@ -32,15 +45,18 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str, observed: Observed) -> None:
         header = (b"x-request-id", request_id.encode())
+        fixed = DOCS_HEADERS if scope["path"] == DOCS_PATH else ANSWER_HEADERS
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 observed.status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], *fixed, header]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            return  # nobody is there to be answered
         except Exception as error:
             if observed.status is not None:  # the answer has begun
                 raise

@@ -12,6 +12,17 @@ OTHER_ID_EXAMPLE = "7c5b1f0a-93a8-5d0c-8e0e-5f6a0f1d2b22"
 TIME_EXAMPLE = "2026-01-31T12:00:00.123456Z"
 CURSOR_EXAMPLE = "cDQy"
 
+LIMIT_EXAMPLE: dict[str, Any] = {
+    "type": "/problems/too-many-requests",
+    "title": "Too much for now",
+    "status": 429,
+    "code": "limit_org_open_runs",
+    "request_id": ID_EXAMPLE,
+    "detail": "The limit org_open_runs of 10000 is met and nothing was done; ask again in 1 s.",
+    "limit": 10000,
+    "retry_after_s": 1,
+}
+
 PAGE_DEFAULT, PAGE_MAX = 50, 200
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from gateway.auth import ORG_HEADER
 from gateway.calls import IDEMPOTENCY_HEADER
-from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, DeferredAnswer, Page, Problem
+from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, LIMIT_EXAMPLE, DeferredAnswer, Page, Problem
 from gateway.permissions import ENDPOINTS
 from gateway.problems import MEDIA_TYPE
 
@@ -22,6 +22,8 @@ processed; a *run* executes it; *step results* say what became of every step. Ev
 - An answer to a command has a `position`; give it as `min_position` to a query to read what you wrote.
 - `Idempotency-Key` makes a command safe to repeat, for ever; the same key with another body is an error (409).
 - 202 means: no service answers now, the command is on disk and will be done; repeat the call for its answer.
+- There are limits of requests, bytes, rows and open runs: 429 says which one (`code`, `limit`) and when to come again
+  (`Retry-After`, and `retry_after_s`); nothing was done, and the same call may be repeated.
 - Errors are problem details (RFC 9457) with a stable `code`.
 """
 
@@ -42,6 +44,9 @@ _ORG = {
     "example": ID_EXAMPLE,
 }
 _REQUEST_ID_HEADER = {"X-Request-Id": {"schema": {"type": "string"}, "description": "Yours, or one that we made."}}
+_RETRY_AFTER_HEADER = {
+    "Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which it will be taken."}
+}
 
 
 def install(app: FastAPI) -> None:
@@ -98,6 +103,9 @@ def _complete_responses(operation: dict[str, Any], *, deferrable: bool, schemas:
         response["headers"] = _REQUEST_ID_HEADER
     if deferrable:
         responses["202"] = _json("Deferred", "application/json", DeferredAnswer)
+    responses["429"] = _json("More than a limit allows; nothing was done", MEDIA_TYPE, Problem)
+    responses["429"]["headers"] = _REQUEST_ID_HEADER | _RETRY_AFTER_HEADER
+    responses["429"]["content"][MEDIA_TYPE]["example"] = LIMIT_EXAMPLE
     responses["default"] = _json("A problem", MEDIA_TYPE, Problem)
 
 

@@ -70,9 +70,21 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
         401, "unauthenticated", "Not authenticated", {"WWW-Authenticate": 'Bearer realm="data-engine-x"'}
     ),
     errors.PermissionError_: Kind(403, "forbidden", "Not allowed"),
+    errors.LimitExceededError: Kind(429, "too-many-requests", "Too much for now", shows=("limit", "retry_after_s")),
     errors.UnavailableError: Kind(503, "unavailable", "Not available now", _RETRY),
     BehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
     errors.DataEngineError: INTERNAL,
+}
+
+# What gateway/protocol.py refuses before there is a request that could be answered, by code.
+REFUSALS: dict[str, Kind] = {
+    "malformed_request": Kind(400, "malformed-request", "This is not HTTP/1.1 as RFC 9112 has it"),
+    "head_timeout": Kind(408, "head-timeout", "The request's head took too long to come"),
+    "body_timeout": Kind(408, "body-timeout", "The request's body took too long to come"),
+    "target_too_long": Kind(414, "target-too-long", "The request's target is too long"),
+    "head_too_large": Kind(431, "head-too-large", "The request's headers are too large or too many"),
+    "too_many_connections": Kind(503, "too-many-connections", "There are too many connections", _RETRY),
+    "http_version_not_supported": Kind(505, "http-version-not-supported", "This speaks HTTP/1.1"),
 }
 
 _ROUTING = {404: "No such endpoint", 405: "Every endpoint is a POST"}
@@ -115,7 +127,10 @@ def from_error(error: errors.DataEngineError, request_id: str | None) -> Respons
         return from_unexpected(error, request_id)
     faults = error.details.get("problems", ()) if isinstance(error, errors.InvalidInputError) else ()
     extra = {name: error.details[name] for name in kind.shows if name in error.details}
-    return problem(kind, code=error.code, detail=error.message, request_id=request_id, faults=faults, extra=extra)
+    answer = problem(kind, code=error.code, detail=error.message, request_id=request_id, faults=faults, extra=extra)
+    if "retry_after_s" in error.details:
+        answer.headers["Retry-After"] = str(error.details["retry_after_s"])
+    return answer
 
 
 def from_unexpected(error: BaseException, request_id: str | None) -> Response:

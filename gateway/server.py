@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from events.logging import get_logger
 from events.settings import Settings
 from gateway.app import create_app
+from gateway.protocol import BoundedProtocol, Connections
 from gateway.state import open_gateway
 
 SHUTDOWN_MAX_S = 15
-KEEP_ALIVE_S = 65
 BACKLOG = 2048
 
 _logger = get_logger("gateway")
@@ -21,18 +23,24 @@ _logger = get_logger("gateway")
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set; then take no more calls, let waiting ones answer, and close. Run it on uvloop."""
     async with open_gateway(settings) as gateway:
+        app, proxies = behind_proxies(create_app(settings, gateway), settings)
+
+        class Protocol(BoundedProtocol):
+            """That of this server."""
+
+        Protocol.settings, Protocol.crowd = settings, Connections(settings, proxies)
         config = uvicorn.Config(
-            create_app(settings, gateway),
+            app,
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=Protocol,
             ws="none",
             access_log=False,
             log_config=None,
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=settings.http_keep_alive_s,
             timeout_graceful_shutdown=SHUTDOWN_MAX_S,
         )
         server = _Server(config)
@@ -45,6 +53,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stopping.cancel()
         await serving
         _logger.info("gateway_stopped")
+
+
+def behind_proxies(app: Any, settings: Settings) -> tuple[Any, Any]:
+    """The application as trusted proxies ask it: the client is whom they name. And which addresses are such proxies."""
+    if not settings.trusted_proxies:
+        return app, ()
+    behind = ProxyHeadersMiddleware(app, settings.trusted_proxies)
+    return behind, behind.trusted_hosts
 
 
 class _Server(uvicorn.Server):

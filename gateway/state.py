@@ -1,5 +1,6 @@
 """What one gateway process holds: its connections, and what is built on them."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from events.log import EventLog
 from events.settings import Settings
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
+from gateway.limits import Clock, Limiter
+from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
@@ -29,6 +32,8 @@ class Gateway:
     connection: Client
     reader: Reader
     authenticator: Authenticator
+    limiter: Limiter
+    open_runs: OpenRuns
     usage: TokenUsage
     signals: Signals
     commands: CommandSender
@@ -38,12 +43,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Connect to NATS and Postgres, and close both in the end."""
+async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> AsyncIterator[Gateway]:
+    """Connect to NATS and Postgres, and close both in the end. `clock` is the one of the limits, in seconds."""
     connection = await connect(settings.nats_servers, "gateway")
     try:
         async with await create_pool(settings) as pool:
-            gateway = _assemble(settings, connection, Reader(pool))
+            gateway = _assemble(settings, connection, Reader(pool), clock)
             parts = (gateway.signals, gateway.authenticator.watch, gateway.usage)
             try:
                 for part in parts:
@@ -56,15 +61,18 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await connection.close()
 
 
-def _assemble(settings: Settings, connection: Client, reader: Reader) -> Gateway:
+def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clock) -> Gateway:
     commands = CommandSender(connection, settings.command_timeout_s)
     signals = Signals(connection, lambda: projected_position(reader), lambda: authenticator.watch.look())
-    authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit)
+    limiter = Limiter(settings, clock)
+    authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit, limiter)
     return Gateway(
         settings=settings,
         connection=connection,
         reader=reader,
         authenticator=authenticator,
+        limiter=limiter,
+        open_runs=OpenRuns(reader, clock),
         usage=TokenUsage(reader),
         signals=signals,
         commands=commands,

@@ -172,7 +172,8 @@ async def create(body: CreateRun, call: Authenticated) -> Response:
     envelope = call.envelope(body)
     run_id = envelope.new_id(RUN)
     command = commands.CreateRun(**envelope.fields(), aggregate_id=run_id, submission_id=body.submission_id)
-    return await answers.do(call, envelope, command, 201, run_id=run_id)
+    with await call.opening(run_id) as opening:
+        return await answers.do(call, envelope, command, 201, opening, run_id=run_id)
 
 
 @router.post("/get", response_model=Run)
@@ -223,7 +224,8 @@ async def retry(body: RetryRun, call: Authenticated) -> Response:
     envelope = call.envelope(body)
     run_id = envelope.new_id(RUN)
     command = commands.RetryRun(**envelope.fields(), aggregate_id=run_id, run_id=body.run_id)
-    return await answers.do(call, envelope, command, 201, run_id=run_id)
+    with await call.opening(run_id) as opening:
+        return await answers.do(call, envelope, command, 201, opening, run_id=run_id)
 
 
 def check_wait(call: Call, wait_s: float) -> None:

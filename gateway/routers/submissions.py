@@ -126,6 +126,7 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
     """Hand in records and, unless `start_run` is false, run them through the blueprint."""
     check_wait(call, body.wait_s)
     company_id = company_for(call.auth, body.company_id)
+    call.admit(rows=len(body.records))
     records = encode_records(body.records)
     envelope = call.envelope(
         {
@@ -136,25 +137,28 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
             "start_run": body.start_run,
         }
     )
-    command = commands.CreateSubmission(
-        **envelope.fields(),
-        aggregate_id=envelope.new_id(SUBMISSION),
-        company_id=company_id,
-        blueprint_id=body.blueprint_id,
-        name=body.name,
-        records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
-        start_run=body.start_run,
-    )
-    run_id = first_run_id(command.aggregate_id) if body.start_run else None
-    ids = {"submission_id": command.aggregate_id, "run_id": run_id}
-    if run_id is None or not body.wait_s:
-        return await answers.do(call, envelope, command, 201, **ids)
-    with call.gateway.signals.run_waiter(run_id) as waiter:
-        outcome = await call.gateway.commands.send(command)
-        if isinstance(outcome, Deferred):
-            return answers.deferred(envelope, **ids)
-        run = await _run(call, waiter, run_id, body, look_first=outcome.repeated)
-        return answers.accepted(outcome, 201, **ids, run=run)
+    submission_id = envelope.new_id(SUBMISSION)
+    run_id = first_run_id(submission_id) if body.start_run else None
+    with await call.opening(run_id) as opening:
+        command = commands.CreateSubmission(
+            **envelope.fields(),
+            aggregate_id=submission_id,
+            company_id=company_id,
+            blueprint_id=body.blueprint_id,
+            name=body.name,
+            records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
+            start_run=body.start_run,
+        )
+        ids = {"submission_id": submission_id, "run_id": run_id}
+        if run_id is None or not body.wait_s:
+            return await answers.do(call, envelope, command, 201, opening, **ids)
+        with call.gateway.signals.run_waiter(run_id) as waiter:
+            outcome = await call.gateway.commands.send(command)
+            opening.settle(outcome)
+            if isinstance(outcome, Deferred):
+                return answers.deferred(envelope, **ids)
+            run = await _run(call, waiter, run_id, body, look_first=outcome.repeated)
+            return answers.accepted(outcome, 201, **ids, run=run)
 
 
 @router.post("/get", response_model=Submission)

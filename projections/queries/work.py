@@ -79,6 +79,23 @@ ORDER BY position
 LIMIT $5
 """
 
+OPEN_RUNS = """
+SELECT r.created_by::text AS user_id, count(*) AS runs
+FROM (
+    SELECT created_by FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND status = 'running' LIMIT $2
+) r
+GROUP BY r.created_by
+"""
+
+# With the position that the counts are of: one statement, so one state of the read models.
+_OPEN_RUNS_AT = f"""
+SELECT p.position, o.user_id, o.runs
+FROM (SELECT coalesce(min(position), 0)::bigint AS position FROM data_engine.projection_checkpoints) p
+LEFT JOIN ({OPEN_RUNS}) o ON true
+"""
+
+RUN_EXISTS = "SELECT 1 FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND run_id = $2::uuid"
+
 STEP_RESULTS = """
 SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,
        input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_position,
@@ -128,3 +145,14 @@ async def run_ids_of_submission(reader: Reader, scope: Scope, submission_id: str
 async def step_results(reader: Reader, scope: Scope, run_id: str) -> list[Row]:
     """What is known of a run's steps, in their order; a step without a row is pending."""
     return await reader.rows(scope, STEP_RESULTS, scope.org_id, scope.company_id, run_id)
+
+
+async def open_runs(reader: Reader, scope: Scope, limit: int) -> tuple[int, dict[str, int]]:
+    """A position, and the runs open at it by who started them; of an org with more, `limit` in all."""
+    rows = await reader.rows(scope, _OPEN_RUNS_AT, scope.org_id, limit)
+    return rows[0]["position"], {row["user_id"] or "": row["runs"] for row in rows if row["runs"] is not None}
+
+
+async def run_exists(reader: Reader, scope: Scope, run_id: str) -> bool:
+    """Whether the scope has such a run."""
+    return await reader.row(scope, RUN_EXISTS, scope.org_id, run_id) is not None

@@ -18,8 +18,10 @@ from cli.system import Endpoints, System
 from events.commands import COMMANDS
 from events.metrics import OF_PROCESS, OUTCOMES
 from events.settings import Settings
+from gateway.limits import LIMIT_CODES
 from gateway.observe import REASONS, STATUSES
 from gateway.permissions import ENDPOINTS
+from gateway.problems import REFUSALS
 from projections.catalogue import PROJECTIONS
 from services.worker.registry import load_steps
 from tests.observability.conftest import STEP_MODULES, eventually
@@ -31,6 +33,7 @@ VOCABULARY = {
     "endpoint": {*ENDPOINTS, "/health", "/openapi.json", "/docs", "/docs/oauth2-redirect", "unmatched"},
     "status": {*STATUSES},
     "reason": {*REASONS},
+    "code": {*LIMIT_CODES, *REFUSALS},
     "command": {*COMMANDS},
     "kind": {"command", "task"},
     "step": {*load_steps(STEP_MODULES)},
