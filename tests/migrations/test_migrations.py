@@ -15,9 +15,10 @@ from nats.aio.client import Client
 from cli import embedded
 from cli.supervisor import ProcessSpec, Supervisor
 from events.connection import connect
-from events.errors import ConfigurationError
+from events.errors import ConfigurationError, UnavailableError
 from events.follow import follow
 from events.log import EventLog
+from events.model import Decision
 from events.settings import Settings
 from migrations.database import FOLDER, migrate, versions
 from migrations.streams import check_streams, definitions, migrate_streams
@@ -121,9 +122,9 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
                     await asyncio.sleep(0.2)
         log = EventLog(connection)
         org = "0f4c6d1e-9d55-4a57-8d0c-3f0f6a0b7c01"
-        positions = [(await log.append(decision(org, version))).position for version in range(1, 6)]
+        positions = [await appended(log, decision(org, version)) for version in range(1, 6)]
         supervisor.kill("n0")
-        positions += [(await log.append(decision(org, version))).position for version in range(6, 11)]
+        positions += [await appended(log, decision(org, version)) for version in range(6, 11)]
         assert positions == sorted(positions)
         assert [r.decision.version for r in await log.history(org, "org", org)] == list(range(1, 11))
         gateway, projector = [await connect_as(user, ports[1:]) for user in ("gateway", "projector")]
@@ -133,6 +134,16 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
     finally:
         await connection.close()
         await supervisor.stop()
+
+
+async def appended(log: EventLog, entry: Decision) -> int:
+    """Its position, once the cluster has a leader: until then the log says that it is not there, and to ask again."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return (await log.append(entry)).position
+            except UnavailableError:
+                await asyncio.sleep(0.2)  # the pause between two questions
 
 
 async def seen_from_other_accounts(gateway: Client, projector: Client, org: str) -> None:
