@@ -13,7 +13,7 @@ from events.errors import RejectedError
 from events.ids import derive_id, new_id
 from events.logging import get_logger
 from gateway.commands import CommandSender, Deferred
-from gateway.sessions import Session
+from gateway.sessions import Session, is_storable
 from gateway.signals import Signals
 from projections.queries import access
 from projections.queries.reader import Reader
@@ -39,7 +39,7 @@ class SignIn:
             return row is not None and bool(row["active"])
         rule = matching(_RULES.validate_json(row["sign_in_rules"]), session.claims)
         email = session.claims.get("email")
-        if rule is None or not isinstance(email, str) or not 3 <= len(email) <= EMAIL_MAX_CHARS or "\0" in email:
+        if rule is None or not isinstance(email, str) or not _is_address(email):
             return False
         try:
             outcome = await self._commands.send(_command(session.identity, org_id, rule, email), deferrable=False)
@@ -49,6 +49,10 @@ class SignIn:
         assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
         await self._signals.wait_position(outcome.position)
         return True
+
+
+def _is_address(email: str) -> bool:
+    return 3 <= len(email) <= EMAIL_MAX_CHARS and is_storable(email)
 
 
 def matching(rules: Iterable[SignInRule], claims: Mapping[str, Any]) -> SignInRule | None:
