@@ -19,6 +19,8 @@ from projections.queries import access
 from projections.queries.reader import Reader
 
 EMAIL_MAX_CHARS = 254
+ADDRESS_CLAIM = "email"
+"""Whoever signs up may claim any address: rules look at it only when the provider says that it was verified."""
 
 _RULES = TypeAdapter(tuple[SignInRule, ...])
 _logger = get_logger("sign_in")
@@ -66,9 +68,17 @@ def _matches(rule: SignInRule, claims: Mapping[str, Any]) -> bool:
         value = value.get(part) if isinstance(value, Mapping) else None
     if not isinstance(value, str):
         return False
+    of_address = rule.match == "email_domain" or rule.claim == ADDRESS_CLAIM
+    if of_address and claims.get("email_verified") is not True:
+        return False
     if rule.match == "equals":
         return value == rule.value
-    return claims.get("email_verified") is True and value.lower().rpartition("@")[1:] == ("@", rule.value.lower())
+    return _lower(value).rpartition("@")[1:] == ("@", _lower(rule.value))
+
+
+def _lower(text: str) -> str:
+    """Lower case, of ASCII letters alone: `str.lower` makes a k of the Kelvin sign, and so one domain of another."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
 
 
 def _command(identity: str, org_id: str, rule: SignInRule, email: str) -> AdmitUser:
