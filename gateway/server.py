@@ -9,6 +9,7 @@ import uvicorn
 from events.logging import get_logger
 from events.settings import Settings
 from gateway.app import create_app
+from gateway.protocol import BoundedProtocol
 from gateway.state import open_gateway
 
 SHUTDOWN_MAX_S = 15
@@ -25,7 +26,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             create_app(settings, gateway),
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             access_log=False,
             log_config=None,
