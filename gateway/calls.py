@@ -5,18 +5,19 @@ In that order, so that a stranger cannot make us read, let alone parse, a body.
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from events import strictjson
 from events.context import AuthContext
-from events.errors import ConfigurationError, InvalidInputError
+from events.errors import AuthenticationError, ConfigurationError, InvalidInputError
 from events.ids import new_id
 from gateway.auth import Caller
 from gateway.commands import Envelope, digest_of
@@ -41,6 +42,7 @@ class Call:
     endpoint: str
     request_id: str
     idempotency_key: str | None
+    headers: Headers = field(repr=False)
 
     @property
     def auth(self) -> AuthContext:
@@ -67,6 +69,12 @@ class Call:
         key = self.idempotency_key or new_id()
         return Envelope.of(self.auth, self.endpoint, key, digest_of(body), self.request_id)
 
+    async def still_allowed(self) -> None:
+        """After a wait: raises AuthenticationError when the caller's access was withdrawn, or changed, meanwhile."""
+        caller = await self.gateway.authenticator.authenticate(self.headers)
+        if caller.scope != self.scope:
+            raise AuthenticationError("What the caller may see has changed meanwhile; ask again.")
+
     async def caught_up(self, min_position: int | None) -> None:
         """Wait, bounded, until the read models have reached the position. Raises ProjectionBehindError."""
         await self.gateway.signals.wait_position(min_position)
@@ -88,7 +96,7 @@ async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     gateway.usage.note(caller.auth)
     check(rule, caller.auth, members_may_work=caller.members_may_work)
     key = _idempotency_key(request) if rule.command else None
-    return Call(caller, gateway, endpoint, request.scope["request_id"], key)
+    return Call(caller, gateway, endpoint, request.scope["request_id"], key, request.headers)
 
 
 async def with_session(request: Request) -> SessionCall:

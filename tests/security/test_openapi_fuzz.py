@@ -76,6 +76,8 @@ class Sender:
     def __call__(self, case: Any, *, real: bool) -> Any:
         self.calls += 1
         case.body = tamed(case.body, self.own if real else None)
+        if real:
+            case.headers.pop("X-Data-Engine-Org", None)  # a random one ends every call with 401
         response = case.call(base_url=self.base_url, headers={"Authorization": f"Bearer {self.credential}"})
         self.seen.add(response.status_code)
         if response.status_code >= 400:
