@@ -32,8 +32,8 @@ class OrgRenamed(Event):
 class SignInRule(BaseModel):
     """Lets in sessions that no user is known for yet, when their claim says so (just-in-time provisioning).
 
-    `equals`: the claim at this dotted path is this text. `email_domain`: the claim is an address of this domain, and
-    `email_verified` is true. Take claims that only the identity provider can set.
+    `equals`: the claim at this dotted path is this text. `email_domain`: the claim is an address of this domain. Both
+    look at an address only if `email_verified` is true. Take claims that only the identity provider can set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

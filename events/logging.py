@@ -1,5 +1,6 @@
 """Structured logs on stdout: JSON for platforms, readable text for people."""
 
+import io
 import logging
 import sys
 from typing import Any
@@ -12,6 +13,8 @@ from events import tracing
 
 def configure_logging(level: str, fmt: str, process: str) -> None:
     """Set up structlog and the standard library's logging for one process, once, by its entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a text that UTF-8 cannot hold must not cost an answer
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -94,9 +94,9 @@ def found(row: Row | None, what: str, thing_id: str) -> Row:
     return row
 
 
-def found_any(items: Sequence[object], after: int, what: str, thing_id: str) -> None:
-    """Raises NotFoundError when a reading from the beginning has found nothing."""
-    if not items and after == 0:
+def found_any(items: Sequence[object], what: str, thing_id: str) -> None:
+    """Raises NotFoundError when a whole history is empty."""
+    if not items:
         raise NotFoundError(f"There is no {what} {thing_id}.")
 
 

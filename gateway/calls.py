@@ -5,12 +5,13 @@ In that order, so that a stranger cannot make us read, let alone parse, a body.
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -43,6 +44,8 @@ class Call:
     endpoint: str
     request_id: str
     idempotency_key: str | None
+    headers: Headers = field(repr=False)
+    address: str
 
     @property
     def auth(self) -> AuthContext:
@@ -91,6 +94,12 @@ class Call:
             self.org_id, self.auth.user_id or "", limits, run_id, repeatable=repeatable
         )
 
+    async def still_allowed(self) -> None:
+        """After a wait: raises AuthenticationError when the caller's access was withdrawn, or changed, meanwhile."""
+        caller = await self.gateway.authenticator.authenticate(self.headers, self.request_id, self.address)
+        if caller.scope != self.scope:
+            raise AuthenticationError("What the caller may see has changed meanwhile; ask again.")
+
     async def caught_up(self, min_position: int | None) -> Scope:
         """Wait, bounded, until the read models have reached the position; the scope to ask them in.
 
@@ -118,14 +127,16 @@ async def authenticated(request: Request, rule: Rule, endpoint: str) -> Call:
     """The call, once it is known who makes it, and that the caller's role may."""
     gateway: Gateway = request.app.state.gateway
     request_id: str = request.scope["request_id"]
+    address = _address(request)
     try:
-        caller = await gateway.authenticator.authenticate(request.headers, request_id, _address(request))
+        caller = await gateway.authenticator.authenticate(request.headers, request_id, address)
     except AuthenticationError as error:
         authentication_failed(request.headers, error)
         raise
     known(request.scope, caller.auth)
     gateway.usage.note(caller.auth)
-    call = Call(caller, gateway, endpoint, request_id, _idempotency_key(request) if rule.command else None)
+    key = _idempotency_key(request) if rule.command else None
+    call = Call(caller, gateway, endpoint, request_id, key, request.headers, address)
     call.admit(requests=1, size=_declared_bytes(request, gateway))
     check(rule, caller.auth, members_may_work=caller.members_may_work)
     return call

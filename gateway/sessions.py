@@ -27,7 +27,15 @@ JWKS_RETRY_S = 10.0
 SUBJECT_MAX_CHARS = 255
 
 _ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
-_KEY_MIN_BITS = {"RSA": 2048, "EC": 256}
+_KEY_BITS = {"RSA": range(2048, 8193), "EC": range(256, 257)}
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "The session has expired.",
+    jwt.ImmatureSignatureError: "The session is not valid yet.",
+    jwt.InvalidAudienceError: "The session is for another audience.",
+    jwt.InvalidIssuerError: "The session is of another issuer.",
+    jwt.InvalidSignatureError: "The session's signature does not hold.",
+}
+"""Words of our own: those of PyJWT hold what an attacker put into the token."""
 
 _logger = get_logger("sessions")
 
@@ -55,12 +63,13 @@ class SessionVerifier:
             header = jwt.get_unverified_header(token)
             key, algorithm = await self._key(header)
             claims = self._claims(token, key, algorithm)
-        except (jwt.PyJWTError, ValueError) as error:
-            raise AuthenticationError(f"The session is not valid: {error}.") from error
+            expires_at = float(claims["exp"]) + self._settings.jwt_leeway_s
+        except (jwt.PyJWTError, ValueError, OverflowError) as error:
+            raise AuthenticationError(_REASONS.get(type(error), "The session is not valid.")) from error
         identity = claims["sub"]
-        if not isinstance(identity, str) or not 0 < len(identity) <= SUBJECT_MAX_CHARS or "\0" in identity:
+        if not isinstance(identity, str) or not 0 < len(identity) <= SUBJECT_MAX_CHARS or not is_storable(identity):
             raise AuthenticationError("The session names nobody: its `sub` is not a short text.")
-        return Session(identity, float(claims["exp"]) + self._settings.jwt_leeway_s, claims)
+        return Session(identity, expires_at, claims)
 
     async def _key(self, header: dict[str, Any]) -> tuple[Any, str]:
         """The key for this token, and the one algorithm that the key is for."""
@@ -124,7 +133,7 @@ class PublishedKeys:
         try:
             self._keys = await asyncio.to_thread(_fetch, self._url)
             self._fetched_at = time.monotonic()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, HTTPException, jwt.PyJWTError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, HTTPException) as error:
             # The keys we have stay in use: an identity provider that is down must not end every session.
             _logger.warning("jwks_not_fetched", url=self._url, error=repr(error))
 
@@ -139,6 +148,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
+def is_storable(text: str) -> bool:
+    """Whether a text of a claim can be kept: JSON lets in what neither UTF-8 nor Postgres can hold."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _fetch(url: str) -> dict[str | None, jwt.PyJWK]:
     """The signing keys at `url` that are public keys of a kind we accept."""
     if not url.startswith(("https://", "http://")):
@@ -148,11 +162,25 @@ def _fetch(url: str) -> dict[str | None, jwt.PyJWK]:
         document = json.loads(response.read(JWKS_MAX_BYTES))
     keys: dict[str | None, jwt.PyJWK] = {}
     for data in document["keys"]:
-        if data.get("kty") not in _ALGORITHM_OF or data.get("use", "sig") != "sig":
-            continue
-        algorithm = _ALGORITHM_OF[data["kty"]]
-        if data.get("alg", algorithm) == algorithm and data.get("crv", "P-256") == "P-256" and "d" not in data:
-            key = jwt.PyJWK(data, algorithm)
-            if getattr(key.key, "key_size", 0) >= _KEY_MIN_BITS[data["kty"]]:
-                keys[data.get("kid")] = key
+        key = _public_key(data)
+        if key is not None:
+            keys[data.get("kid")] = key
     return keys
+
+
+def _public_key(data: Any) -> jwt.PyJWK | None:
+    """The key, if it is one of a kind that we accept. One that is not spoils no other (RFC 7517, section 5)."""
+    if not isinstance(data, dict) or not isinstance(data.get("kid"), str | None):
+        return None
+    kind = data.get("kty")
+    if not isinstance(kind, str) or kind not in _ALGORITHM_OF or data.get("use", "sig") != "sig" or "d" in data:
+        return None
+    algorithm = _ALGORITHM_OF[kind]
+    if data.get("alg", algorithm) != algorithm or data.get("crv", "P-256") != "P-256":
+        return None
+    try:
+        key = jwt.PyJWK(data, algorithm)
+    except (ValueError, TypeError, jwt.PyJWTError) as error:
+        _logger.warning("jwks_bad_key", error=type(error).__name__)
+        return None
+    return key if getattr(key.key, "key_size", 0) in _KEY_BITS[kind] else None

@@ -13,12 +13,14 @@ from events.errors import RejectedError
 from events.ids import derive_id
 from events.logging import get_logger
 from gateway.commands import CommandSender, Deferred
-from gateway.sessions import Session
+from gateway.sessions import Session, is_storable
 from gateway.signals import Signals
 from projections.queries import access
 from projections.queries.reader import Reader
 
 EMAIL_MAX_CHARS = 254
+ADDRESS_CLAIM = "email"
+"""Whoever signs up may claim any address: rules look at it only when the provider says that it was verified."""
 
 _RULES = TypeAdapter(tuple[SignInRule, ...])
 _logger = get_logger("sign_in")
@@ -39,7 +41,7 @@ class SignIn:
             return row is not None and bool(row["active"])
         rule = matching(_RULES.validate_json(row["sign_in_rules"]), session.claims)
         email = session.claims.get("email")
-        if rule is None or not isinstance(email, str) or not 3 <= len(email) <= EMAIL_MAX_CHARS or "\0" in email:
+        if rule is None or not isinstance(email, str) or not _is_address(email):
             return False
         try:
             command = _command(session.identity, org_id, rule, email, request_id)
@@ -50,6 +52,10 @@ class SignIn:
         assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
         await self._signals.wait_position(outcome.position)
         return True
+
+
+def _is_address(email: str) -> bool:
+    return 3 <= len(email) <= EMAIL_MAX_CHARS and is_storable(email)
 
 
 def matching(rules: Iterable[SignInRule], claims: Mapping[str, Any]) -> SignInRule | None:
@@ -63,9 +69,17 @@ def _matches(rule: SignInRule, claims: Mapping[str, Any]) -> bool:
         value = value.get(part) if isinstance(value, Mapping) else None
     if not isinstance(value, str):
         return False
+    of_address = rule.match == "email_domain" or rule.claim == ADDRESS_CLAIM
+    if of_address and claims.get("email_verified") is not True:
+        return False
     if rule.match == "equals":
         return value == rule.value
-    return claims.get("email_verified") is True and value.lower().rpartition("@")[1:] == ("@", rule.value.lower())
+    return _lower(value).rpartition("@")[1:] == ("@", _lower(rule.value))
+
+
+def _lower(text: str) -> str:
+    """Lower case, of ASCII letters alone: `str.lower` makes a k of the Kelvin sign, and so one domain of another."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
 
 
 def _command(identity: str, org_id: str, rule: SignInRule, email: str, request_id: str) -> AdmitUser:

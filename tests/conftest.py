@@ -1,20 +1,27 @@
-"""Real servers for all tests: one nats-server and one PostgreSQL a test run, from the wheels, on free ports."""
+"""Real servers for all tests: one nats-server and one PostgreSQL a test run, from the wheels, on free ports; and for
+those that ask for it the whole system beside them.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from pydantic import SecretStr
 
 from cli import embedded
 from cli.database_roles import ensure_logins
 from cli.embedded import EmbeddedConfig
 from cli.supervisor import Supervisor
+from cli.system import System
 from events.connection import connect
 from events.log import EventLog
 from events.settings import Settings
 from migrations.database import migrate
 from migrations.streams import migrate_streams
+from tests.system.client import SYSTEM_JWT_SECRET, Org, new_org
+
+STEP_MODULES = ("services.steps.catalogue", "bench.steps", "tests.system.faulty_steps")
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +82,37 @@ def log(connection: Client) -> EventLog:
 def home(tmp_path: Path) -> Path:
     """A data folder of the test's own."""
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def system_settings(settings: Settings) -> Settings:
+    """What the processes of the system under test are set to."""
+    changes = {"port": 0, "step_modules": STEP_MODULES, "command_timeout_s": 2.0}
+    return settings.model_copy(update={**changes, "jwt_secret": SecretStr(SYSTEM_JWT_SECRET)})
+
+
+@pytest.fixture(scope="session")
+async def system(system_settings: Settings) -> AsyncIterator[System]:
+    """Gateway, command service, worker and projector, under the supervisor."""
+    running = System(system_settings, lambda _name, _what: None)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def org(system: System) -> AsyncIterator[Org]:
+    """A fresh org with a company and an admin's token."""
+    assert system.endpoints is not None
+    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
+    yield fresh
+    await fresh.http.aclose()
+
+
+@pytest.fixture
+async def other_org(system: System) -> AsyncIterator[Org]:
+    """Another tenant."""
+    assert system.endpoints is not None
+    fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
+    yield fresh
+    await fresh.http.aclose()

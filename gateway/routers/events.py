@@ -7,14 +7,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from events.administration import TOKEN
 from events.context import Actor
 from events.ids import first_run_id
+from events.model import Decision as LoggedDecision
 from events.model import Event, Recorded
 from events.payload import Payload
 from events.processing import RUN, SUBMISSION
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
+from gateway.permissions import rule_of
 from gateway.problems import invalid
 from gateway.visibility import must_see
 from projections.queries import work
@@ -103,8 +106,9 @@ async def list_(body: ListEvents, call: Authenticated) -> Response:
         found, following = await _of_submission(call, scope, body, body.submission_id)
     elif body.run_id is not None:
         await must_see(call, RUN, body.run_id)
-        found, following = _cut(await call.gateway.log.history(call.org_id, RUN, body.run_id), body, None)
-        answers.found_any(found, body.after_position, "run", body.run_id)
+        history = await call.gateway.log.history(call.org_id, RUN, body.run_id)
+        answers.found_any(history, "run", body.run_id)
+        found, following = _cut(history, body, None)
     else:
         found, following = await _of_org(call, body)
     return answers.json_response({"items": [_item(recorded) for recorded in found], "next_after_position": following})
@@ -117,11 +121,18 @@ async def _of_org(call: Call, body: ListEvents) -> tuple[list[Recorded], int | N
     scan = call.gateway.log.read(body.after_position, f"events.{call.org_id}.>", limit=_scan_limit(call, body))
     async for recorded in scan:
         scanned += 1
-        if call.within in (None, recorded.decision.company_id):
+        if _is_shown(call, recorded.decision):
             found.append(recorded)
         if len(found) == body.limit or scanned == SCAN_MAX:
             return found, recorded.position
     return found, None
+
+
+def _is_shown(call: Call, decision: LoggedDecision) -> bool:
+    """What is of the caller's company; tokens only to those who may list them."""
+    if decision.kind == TOKEN and call.auth.role not in rule_of("/v1/tokens/list").roles:
+        return False
+    return call.within in (None, decision.company_id)
 
 
 def _scan_limit(call: Call, body: ListEvents) -> int:
@@ -145,7 +156,7 @@ async def _of_submission(
 
     first = first_run_id(submission_id)
     own = await history(RUN, first)
-    answers.found_any(own, 0, "submission", submission_id)
+    answers.found_any(own, "submission", submission_id)
     others = [row["run_id"] for row in runs[:RUNS_MAX] if row["run_id"] != first]
     of_runs = await asyncio.gather(*(history(RUN, run_id) for run_id in others))
     return _cut([*own, *(recorded for part in of_runs for recorded in part)], body, before)

@@ -186,6 +186,8 @@ async def get(body: GetRun, call: Authenticated) -> Response:
     with gateway.signals.run_waiter(body.run_id) as waiter:
         row = answers.found(await gateway.runs.load(key), "run", body.run_id)
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s) or row
+    if body.wait_s:
+        await call.still_allowed()
     resource = run_resource(row)
     if body.include_results:
         resource = await with_results(gateway.payloads, row, resource)

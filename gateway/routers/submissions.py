@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from events import commands
-from events.errors import UnavailableError
+from events.errors import AuthenticationError, UnavailableError
 from events.ids import first_run_id
 from events.logging import get_logger
 from events.payload import digest_of, encode_records
@@ -197,9 +197,10 @@ async def _run(
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s)
         if row is None:
             return None
+        await call.still_allowed()
         resource = run_resource(row)
         return await with_results(gateway.payloads, row, resource) if body.include_results else resource
-    except UnavailableError as error:
+    except (UnavailableError, AuthenticationError) as error:
         _logger.warning("run_not_shown", run_id=run_id, error=error.message)
         return None
 

@@ -8,6 +8,8 @@ import httpx
 
 from cli.bootstrap import create_org
 
+SYSTEM_JWT_SECRET = "the-secret-of-the-sessions-of-the-system-under-test"
+
 
 @dataclass
 class Org:
