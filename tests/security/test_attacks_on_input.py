@@ -11,13 +11,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
-from uvicorn.server import ServerState
 
 from cli.system import Endpoints
 from gateway.permissions import ENDPOINTS
-from gateway.protocol import BoundedProtocol
 from tests.security.support import (
     Caller,
     World,
@@ -308,22 +304,3 @@ async def test_heads_of_just_the_right_and_the_wrong_size(admin: Caller, endpoin
         assert int(answer.split(b" ", 2)[1]) == expected, size
     for _ in range(30):  # one kept connection, more than the bound in all
         assert (await admin.ask("orgs/get", headers={"X-Pad": "x" * 8000})).status_code == 200
-
-
-async def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slowloris: one byte now and then. In this process, so that the clock can be set."""
-    monkeypatch.setattr("gateway.protocol.HEAD_WITHIN_S", 0.3)
-    config = uvicorn.Config(FastAPI(), port=0, http=BoundedProtocol, log_config=None, lifespan="off", ws="none")
-    config.load()
-    state = ServerState()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: BoundedProtocol(config, state, {}, loop), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-    began = loop.time()
-    writer.write(b"POST / HTTP/1.1\r\nX: ")
-    answer = await asyncio.wait_for(reader.read(), 5)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert loop.time() - began < 2
-    writer.close()
-    server.close()
-    await server.wait_closed()
