@@ -6,8 +6,10 @@ from events.errors import NotFoundError
 from events.ids import first_run_id
 from events.processing import RUN, SUBMISSION
 from gateway.calls import Call
-from gateway.problems import invalid
+from gateway.problems import ProjectionBehindError, invalid
 from projections.queries import access
+
+CATCH_UP_S = 1.0
 
 
 def company_for(auth: AuthContext, company_id: str | None) -> str:
@@ -24,17 +26,25 @@ def company_for(auth: AuthContext, company_id: str | None) -> str:
 async def must_see(call: Call, kind: str, thing_id: str) -> None:
     """Raises NotFoundError when a caller that is bound to a company names a thing of another one.
 
-    For a caller of the whole org the command's own org is the bound, and the service says what does not exist. The
-    log is asked after the read models: it knows what was made a moment ago.
+    For a caller of the whole org the command's own org is the bound, and the service says what does not exist. What is
+    not in the read models may have been made a moment ago, so they are asked again once they are where the log is now.
+    Not the log itself, unless they are far behind: it takes longer (0.2 ms) to find another company's thing than none.
     """
-    if call.within is None:
+    if call.within is None or await _is_known(call, kind, thing_id):
         return
-    found, company_id = await access.company_of(call.gateway.reader, call.scope, kind, thing_id)
-    if not found:
+    end = (await call.gateway.log.state()).last_position
+    try:
+        await call.gateway.signals.wait_position(end, CATCH_UP_S)
+        seen = await _is_known(call, kind, thing_id)
+    except ProjectionBehindError:
         first = await call.gateway.log.last(_first_decision(call.org_id, kind, thing_id))
-        company_id = first.decision.company_id if first is not None else None
-    if company_id != call.within:
+        seen = first is not None and first.decision.company_id == call.within
+    if not seen:
         raise NotFoundError(f"There is no {kind} {thing_id}.")
+
+
+async def _is_known(call: Call, kind: str, thing_id: str) -> bool:
+    return await access.company_of(call.gateway.reader, call.scope, kind, thing_id) == call.within
 
 
 def _first_decision(org_id: str, kind: str, thing_id: str) -> str:

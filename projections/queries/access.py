@@ -45,6 +45,7 @@ ON CONFLICT (token_id) DO UPDATE SET last_used_at = greatest(t.last_used_at, exc
 
 _COMPANY_OF = {
     kind: f"SELECT company_id::text FROM data_engine.{table} WHERE org_id = $1::uuid AND {kind}_id = $2::uuid"
+    " AND ($3::uuid IS NULL OR company_id = $3::uuid)"
     for kind, table in (
         ("user", "users_v2"), ("token", "tokens_v2"), ("submission", "submissions_v1"), ("run", "runs_v1"),
     )
@@ -90,7 +91,7 @@ async def note_usage(reader: Reader, org_id: str, last_used_at: Mapping[str, dat
     await reader.write(Scope(org_id), NOTE_USAGE, org_id, *columns)
 
 
-async def company_of(reader: Reader, scope: Scope, kind: str, thing_id: str) -> tuple[bool, str | None]:
-    """Whether the scope has this thing, and the company that it belongs to (None: to the org)."""
-    row = await reader.row(scope, _COMPANY_OF[kind], scope.org_id, thing_id)
-    return (False, None) if row is None else (True, row["company_id"])
+async def company_of(reader: Reader, scope: Scope, kind: str, thing_id: str) -> str | None:
+    """The company of a thing that the scope may see; None when it may see none, or one that is the org's own."""
+    row = await reader.row(scope, _COMPANY_OF[kind], scope.org_id, thing_id, scope.company_id)
+    return None if row is None else row["company_id"]

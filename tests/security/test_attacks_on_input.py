@@ -273,6 +273,34 @@ async def test_injection_through_headers(name: bytes, admin: Caller, endpoints: 
         assert status in (200, 201) or len(value) < 2 or value not in head, (name, value)
 
 
+LINES = [
+    b"POST /v1/\xff\xfe HTTP/1.1", b"POST /v1/orgs/get%00 HTTP/1.1", b"POST /v1/orgs/../orgs/get HTTP/1.1",
+    b"POST //v1//orgs/get HTTP/1.1", b"POST /v1/orgs/get?org_id=x HTTP/1.1", b"POST http://x:y/ HTTP/1.1",
+    b"POST /%ff%fe HTTP/1.1", b"POST /" + b"%2e" * 9000 + b" HTTP/1.1", b"POST /v1/orgs/get HTTP/9.9", b"\0\0\0\0",
+    b"GET /v1/orgs/get HTTP/1.1", b"TRACE / HTTP/1.1", b"CONNECT x:1 HTTP/1.1", b"PRI * HTTP/2.0", b"POST HTTP/1.1", b"POST * HTTP/1.1",
+]  # fmt: skip
+SMUGGLED = [
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 2\r\nContent-Length: 99\r\n",
+    b"Content-Length: +2\r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked, identity\r\n",
+    b"Transfer-Encoding : chunked\r\n", b"Content-Length: 99999999999999999999\r\n", b"Content-Length: \xb2\r\n",
+]  # fmt: skip
+
+
+async def test_requests_that_no_client_would_send(admin: Caller, endpoints: Endpoints) -> None:
+    """Odd targets, versions and lengths, and two lengths at once (request smuggling): 4xx, or none at all."""
+    common = b"Host: x\r\nContent-Type: application/json\r\nAuthorization: Bearer " + admin.credential.encode()
+    requests = [line + b"\r\n" + common + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}" for line in LINES]
+    for lengths in SMUGGLED:
+        head = b"POST /v1/orgs/get HTTP/1.1\r\n" + common + b"\r\nConnection: close\r\n" + lengths
+        requests.append(head + b"\r\n0\r\n\r\nPOST /v1/companies/list HTTP/1.1\r\nHost: x\r\n\r\n")
+    for request in requests:
+        answer = await raw(endpoints, request)
+        status = int(answer.split(b" ", 2)[1]) if answer else 400
+        assert status < 500, (request[:120], answer[:300])
+        assert answer.count(b"HTTP/1.1 ") <= 1, (request[:120], answer[:300])
+    assert (await admin.ask("orgs/get")).status_code == 200
+
+
 async def test_a_huge_header_is_not_held(endpoints: Endpoints) -> None:
     """A stranger's header of 64 MB: refused long before its end."""
     place = urlsplit(endpoints.gateway_url)
