@@ -281,7 +281,8 @@ LINES = [
     b"POST /v1/\xff\xfe HTTP/1.1", b"POST /v1/orgs/get%00 HTTP/1.1", b"POST /v1/orgs/../orgs/get HTTP/1.1",
     b"POST //v1//orgs/get HTTP/1.1", b"POST /v1/orgs/get?org_id=x HTTP/1.1", b"POST http://x:y/ HTTP/1.1",
     b"POST /%ff%fe HTTP/1.1", b"POST /" + b"%2e" * 9000 + b" HTTP/1.1", b"POST /v1/orgs/get HTTP/9.9", b"\0\0\0\0",
-    b"GET /v1/orgs/get HTTP/1.1", b"TRACE / HTTP/1.1", b"CONNECT x:1 HTTP/1.1", b"PRI * HTTP/2.0", b"POST HTTP/1.1", b"POST * HTTP/1.1",
+    b"GET /v1/orgs/get HTTP/1.1", b"TRACE / HTTP/1.1", b"CONNECT x:1 HTTP/1.1", b"PRI * HTTP/2.0", b"POST HTTP/1.1",
+    b"POST * HTTP/1.1",
 ]  # fmt: skip
 SMUGGLED = [
     b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 2\r\nContent-Length: 99\r\n",
