@@ -196,12 +196,13 @@ async def test_a_revocation_is_in_force_when_it_has_answered(
 
 
 async def test_what_was_made_a_moment_ago_can_be_named_by_its_company(
-    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, gateway: Gateway
 ) -> None:
-    """Its read model may not know it yet; the log does."""
+    """Its read model may not know it yet, nor soon; the log does."""
     body = {"blueprint_id": new_id(), "records": [{}], "wait_s": 10}
     run_id = (await client.post("/v1/submissions/create", json=body, headers=world.member.headers)).json()["run_id"]
     await database.execute("DELETE FROM data_engine.runs_v1 WHERE run_id = $1", run_id)
+    gateway.signals.position = 0
     mine = await client.post("/v1/runs/cancel", json={"run_id": run_id}, headers=world.member.headers)
     assert mine.status_code == 200, mine.text
     theirs = await client.post("/v1/runs/cancel", json={"run_id": run_id}, headers=world.other_member.headers)

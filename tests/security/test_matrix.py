@@ -318,3 +318,12 @@ async def test_what_only_admins_are_shown_is_not_in_the_log_of_others(world: Wor
             topics = {event["topic"] for item in page["items"] for event in item["events"]}
             assert bool(topics & TOKEN_TOPICS) == (role in ENDPOINTS["/v1/tokens/list"].roles), (role, method)
             assert bool(topics & ORG_TOPICS) == (role == "org_admin"), (role, method)
+
+
+async def test_what_was_made_a_moment_ago_is_ones_own_at_once(world: World) -> None:
+    """A 404 waits for the read models, so that nobody gets one for what it has just made itself."""
+    for caller in (world.callers["member", "token"], world.callers["company_admin", "jwt"]):
+        for _ in range(10):
+            made = await submit(caller, world.own.company_id, world.waits[world.own.org_id])
+            await caller.call("runs/create", {"submission_id": made["submission_id"]})
+            await caller.call("runs/cancel", {"run_id": made["run_id"]})

@@ -4,9 +4,10 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -117,21 +118,52 @@ async def test_on_another_process(client: httpx.AsyncClient, endpoints: Endpoint
 async def test_on_a_process_that_is_stopped_meanwhile(
     client: httpx.AsyncClient, endpoints: Endpoints, second: tuple[Supervisor, str]
 ) -> None:
-    """It hears and polls nothing, and what it kept must not count when it goes on."""
+    """It hears and polls nothing, and what it kept must not count when it goes on: with requests that wait for it."""
     supervisor, url = second
     async with http(url) as there:
         admin, people = await victims(client, endpoints)
         theirs = [replace(caller, http=there) for caller, _, _ in people]
         for caller in theirs:
             assert (await caller.ask("orgs/get")).status_code == 200
+        lines = [await Line.to(url) for _ in people]
         supervisor.kill(SECOND, signal.SIGSTOP)
         try:
             answers = await asyncio.gather(*(admin.call(endpoint, body) for _, endpoint, body in people))
+            await asyncio.gather(*(line.ask(caller) for line, caller in zip(lines, theirs, strict=True)))
         finally:
             supervisor.kill(SECOND, signal.SIGCONT)
         assert all(answer["in_force"] for answer in answers)
-        after = await asyncio.gather(*(caller.ask("orgs/get") for caller in theirs))
-        assert {answer.status_code for answer in after} == {401}
+        assert {await line.status() for line in lines} == {401}
+        assert {(await caller.ask("orgs/get")).status_code for caller in theirs} == {401}
+
+
+@dataclass
+class Line:
+    """A connection whose request is sent, all of it, before anybody reads it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def to(cls, url: str) -> "Line":
+        place = urlsplit(url)
+        return cls(*await asyncio.open_connection(place.hostname, place.port))
+
+    async def ask(self, caller: Caller) -> None:
+        fields = {
+            "Host": "x", "Authorization": f"Bearer {caller.credential}", "Content-Type": "application/json",
+            "Content-Length": "2", "Connection": "close",
+        }  # fmt: skip
+        if caller.org_id:
+            fields["X-Data-Engine-Org"] = caller.org_id
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.writer.write(f"POST /v1/orgs/get HTTP/1.1\r\n{lines}\r\n{{}}".encode())
+        await self.writer.drain()
+
+    async def status(self) -> int:
+        answer = await asyncio.wait_for(self.reader.read(), 30)
+        self.writer.close()
+        return int(answer.split(b" ", 2)[1])
 
 
 async def test_on_a_gateway_that_hears_no_signal(
