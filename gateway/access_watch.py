@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from events.errors import UnavailableError
 from events.logging import get_logger
 from projections.queries import access
+from projections.queries.access import AccessPositions
 from projections.queries.reader import Reader
 
 POLL_S = 0.2
@@ -30,7 +31,7 @@ class AccessWatch:
     def __init__(self, reader: Reader, on_change: OnChange) -> None:
         self._reader = reader
         self._on_change = on_change
-        self._position = 0
+        self._positions = AccessPositions()
         self._until_s = 0.0
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -71,10 +72,10 @@ class AccessWatch:
 
     async def _ask(self) -> None:
         began_s = time.monotonic()
-        position, orgs = await access.access_changes(self._reader, self._position)
-        if position < self._position:  # the log was restored or made anew, and the read models with it
-            self._on_change(None)
+        positions, orgs = await access.access_changes(self._reader, self._positions)
+        if any(now < before for now, before in zip(positions, self._positions, strict=True)):
+            self._on_change(None)  # the log was restored or made anew, and the read models with it
         elif orgs:
             self._on_change(orgs)
-        self._position = position
+        self._positions = positions
         self._until_s = began_s + LEASE_S

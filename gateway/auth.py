@@ -22,7 +22,8 @@ from projections.queries.reader import Reader, Row, Scope
 
 ORG_HEADER = "X-Data-Engine-Org"
 CACHE_MAX_ENTRIES = 10_000
-CACHE_TTL_S = 60.0
+CACHE_TTL_S = 10.0
+"""Also bounds what no change of a row tells: a read model that was mended by a rebuild."""
 CREDENTIAL_MAX_CHARS = 8192
 
 _TOKEN = re.compile(r"dex_[0-9A-Za-z]{40,128}\Z")
@@ -105,6 +106,12 @@ class Authenticator:
         self._admit = admit
         self.watch = AccessWatch(reader, lambda orgs: self.cache.forget(orgs))
         self.cache = AuthCache(self.watch.holds)
+
+    def hear(self, *, reset: bool) -> None:
+        """The projector says that access has changed, or (`reset`) that the read models were built anew."""
+        if reset:
+            self.cache.forget(None)
+        self.watch.look()
 
     async def authenticate(self, headers: Headers, request_id: str, address: str) -> Caller:
         """The caller. Raises AuthenticationError; LimitExceededError when too many from its address have failed (unless

@@ -27,7 +27,7 @@ class Signals:
     """The projected position, and the waiters for positions and for runs' ends."""
 
     def __init__(
-        self, connection: Client, read_position: Callable[[], Awaitable[int]], on_access: Callable[[], None]
+        self, connection: Client, read_position: Callable[[], Awaitable[int]], on_access: Callable[[bool], None]
     ) -> None:
         self._nc = connection
         self._read_position = read_position
@@ -120,7 +120,7 @@ class Signals:
             return
         self._heard += 1
         if signal.get("access"):
-            self._on_access()
+            self._on_access(bool(signal.get("reset")))
         self._set_position(position if signal.get("reset") else max(position, self.position))
         for run_id in ended:
             self._wake_run(run_id)

@@ -63,7 +63,7 @@ async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> Asy
 
 def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clock) -> Gateway:
     commands = CommandSender(connection, settings.command_timeout_s)
-    signals = Signals(connection, lambda: projected_position(reader), lambda: authenticator.watch.look())
+    signals = Signals(connection, lambda: projected_position(reader), lambda reset: authenticator.hear(reset=reset))
     limiter = Limiter(settings, clock)
     authenticator = Authenticator(settings, reader, SignIn(reader, commands, signals).admit, limiter)
     return Gateway(

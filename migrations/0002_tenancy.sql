@@ -193,30 +193,23 @@ SELECT EXISTS (
 )
 $$;
 
--- The orgs in which anybody's access changed after a position, and how far such changes go.
-CREATE OR REPLACE FUNCTION data_engine.access_changes(after_position bigint)
-RETURNS TABLE (org_id uuid, last_position bigint)
+-- The orgs in which anybody's access changed after these positions, and (org_id NULL) how far each read model goes now.
+-- One position for each: one of them may be built anew while the others are long there.
+CREATE OR REPLACE FUNCTION data_engine.access_changes(after_orgs bigint, after_users bigint, after_tokens bigint)
+RETURNS TABLE (kind text, org_id uuid, last_position bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$
-SELECT c.org_id, max(c.last_position)
-FROM (
-    SELECT org_id, last_position FROM data_engine.users_v2 WHERE last_position > after_position
-    UNION ALL
-    SELECT org_id, last_position FROM data_engine.tokens_v2 WHERE last_position > after_position
-    UNION ALL
-    SELECT org_id, position FROM data_engine.orgs_v2 WHERE position > after_position
-) c
-GROUP BY c.org_id
-$$;
-
-CREATE OR REPLACE FUNCTION data_engine.access_position() RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
-$$
-SELECT greatest(
-    (SELECT coalesce(max(last_position), 0) FROM data_engine.users_v2),
-    (SELECT coalesce(max(last_position), 0) FROM data_engine.tokens_v2),
-    (SELECT coalesce(max(position), 0) FROM data_engine.orgs_v2)
-)
+SELECT 'org', NULL::uuid, coalesce((SELECT max(position) FROM data_engine.orgs_v2), 0)
+UNION ALL
+SELECT 'user', NULL, coalesce((SELECT max(last_position) FROM data_engine.users_v2), 0)
+UNION ALL
+SELECT 'token', NULL, coalesce((SELECT max(last_position) FROM data_engine.tokens_v2), 0)
+UNION ALL
+SELECT 'org', org_id, position FROM data_engine.orgs_v2 WHERE position > after_orgs
+UNION ALL
+SELECT 'user', org_id, last_position FROM data_engine.users_v2 WHERE last_position > after_users
+UNION ALL
+SELECT 'token', org_id, last_position FROM data_engine.tokens_v2 WHERE last_position > after_tokens
 $$;
 
 REVOKE ALL ON SCHEMA data_engine FROM PUBLIC;
@@ -228,7 +221,7 @@ GRANT EXECUTE ON FUNCTION
     TO data_engine_gateway, data_engine_projector;
 GRANT EXECUTE ON FUNCTION
     data_engine.token_caller(text), data_engine.identity_callers(text), data_engine.open_invitation(text),
-    data_engine.access_changes(bigint), data_engine.access_position(), data_engine.user_is_active(uuid),
+    data_engine.access_changes(bigint, bigint, bigint), data_engine.user_is_active(uuid),
     data_engine.require_position(bigint)
     TO data_engine_gateway;
 

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from events import commands
 from events.administration import TOKEN, USER
 from events.context import Role
+from events.errors import PermissionError_
 from events.secrets import TOKEN_PREFIX, Secret
 from gateway import answers, cursors
-from gateway.calls import Authenticated, CallRoute
+from gateway.calls import Authenticated, Call, CallRoute
 from gateway.commands import Deferred
 from gateway.issue import issue
 from gateway.models import (
@@ -193,6 +194,7 @@ async def create(body: CreateToken, call: Authenticated) -> Response:
 async def rotate(body: RotateToken, call: Authenticated) -> Response:
     """Give a token a new secret. Never deferred: it could not be shown again."""
     await must_see(call, TOKEN, body.token_id)
+    await _must_hold(call, body.token_id)
     envelope = call.envelope(body)
     secret = await issue(call, TOKEN_PREFIX)
     command = commands.RotateToken(
@@ -240,6 +242,15 @@ async def revoke(body: RevokeToken, call: Authenticated) -> Response:
     envelope = call.envelope(body)
     command = commands.RevokeToken(**envelope.fields(), aggregate_id=body.token_id)
     return await answers.withdraw(call, envelope, command, token_id=body.token_id)
+
+
+async def _must_hold(call: Call, token_id: str) -> None:
+    """A caller of one company gets no secret that acts as a user of the whole org, also for its own company."""
+    if call.within is None:
+        return
+    row = await administration.token(call.gateway.reader, call.scope, token_id)
+    if row is not None and await administration.user(call.gateway.reader, call.scope, row["user_id"]) is None:
+        raise PermissionError_("The token acts as a user of the whole org; the org's admins rotate it.")
 
 
 def _shown_once(secret: Secret, *, repeated: bool) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from projections.queries.reader import Reader, Row, Scope
 
@@ -20,11 +20,7 @@ OPEN_INVITATION = """
 SELECT org_id::text, user_id::text, company_id::text, role, invitation_id::text FROM data_engine.open_invitation($1)
 """
 
-ACCESS_CHANGES = """
-SELECT NULL AS org_id, data_engine.access_position() AS last_position
-UNION ALL
-SELECT org_id::text, last_position FROM data_engine.access_changes($1)
-"""
+ACCESS_CHANGES = "SELECT kind, org_id::text, last_position FROM data_engine.access_changes($1, $2, $3)"
 
 SIGN_IN = """
 SELECT o.sign_in_rules, u.user_id::text, u.deactivated_at IS NULL AS active
@@ -69,10 +65,19 @@ async def open_invitation(reader: Reader, verifier: str) -> Row | None:
     return found[0] if found else None
 
 
-async def access_changes(reader: Reader, after: int) -> tuple[int, set[str]]:
-    """The position of the last change of anybody's access, and the orgs in which there were any after a position."""
-    rows = await reader.platform_rows(ACCESS_CHANGES, after)
-    return max(row["last_position"] for row in rows), {row["org_id"] for row in rows if row["org_id"] is not None}
+class AccessPositions(NamedTuple):
+    """The position of the last change in each read model that access depends on."""
+
+    org: int = 0
+    user: int = 0
+    token: int = 0
+
+
+async def access_changes(reader: Reader, after: AccessPositions) -> tuple[AccessPositions, set[str]]:
+    """Where the read models are, and the orgs in which somebody's access changed after these positions."""
+    rows = await reader.platform_rows(ACCESS_CHANGES, *after)
+    positions = AccessPositions(**{row["kind"]: row["last_position"] for row in rows if row["org_id"] is None})
+    return positions, {row["org_id"] for row in rows if row["org_id"] is not None}
 
 
 async def sign_in(reader: Reader, org_id: str, identity: str) -> Row | None:
