@@ -242,6 +242,8 @@ async def list_(body: ListUsers, call: Authenticated) -> Page[User]:
 async def deactivate(body: DeactivateUser, call: Authenticated) -> Response:
     """Deactivate a user: its tokens and sessions may act no more once this has answered with `in_force`."""
     await must_see(call, USER, body.user_id)
+    if await administration.is_last_admin(call.gateway.reader, call.scope, body.user_id):
+        raise StateConflictError("This is the org's last admin; nobody could let anybody in again.", code="last_admin")
     envelope = call.envelope(body)
     command = commands.DeactivateUser(**envelope.fields(), aggregate_id=body.user_id)
     return await answers.withdraw(call, envelope, command, user_id=body.user_id)

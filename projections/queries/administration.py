@@ -42,6 +42,14 @@ ORDER BY position DESC
 LIMIT $4
 """
 
+TWO_ADMINS = """
+SELECT user_id::text
+FROM data_engine.users_v2
+WHERE org_id = $1::uuid AND role = 'org_admin' AND deactivated_at IS NULL
+  AND (identity IS NOT NULL OR invitation_id IS NULL)
+LIMIT 2
+"""
+
 _TOKEN_ACTIVE = """(
     t.revoked_at IS NULL AND coalesce(t.expires_at, 'infinity') > now() AND data_engine.user_is_active(t.user_id)
 )"""
@@ -128,6 +136,12 @@ async def users(
 ) -> list[Row]:
     """Users, newest first."""
     return await reader.rows(scope, USERS, scope.org_id, scope.company_id, before, limit, role, active)
+
+
+async def is_last_admin(reader: Reader, scope: Scope, user_id: str) -> bool:
+    """Whether this is the only active org_admin of the org that can act: one who was only invited cannot."""
+    rows = await reader.rows(Scope(scope.org_id), TWO_ADMINS, scope.org_id)
+    return [row["user_id"] for row in rows] == [user_id]
 
 
 async def token(reader: Reader, scope: Scope, token_id: str) -> Row | None:

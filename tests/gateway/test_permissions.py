@@ -1,3 +1,4 @@
+import asyncpg
 import httpx
 import pytest
 
@@ -6,7 +7,7 @@ from events.errors import ConfigurationError, PermissionError_
 from gateway.calls import Authenticated, CallRoute
 from gateway.models import Empty
 from gateway.permissions import ENDPOINTS, check, check_grant, rule_of
-from tests.gateway.support import Service, World
+from tests.gateway.support import Service, World, add_person
 
 
 def context(role: Role) -> AuthContext:
@@ -128,3 +129,14 @@ async def test_lists_of_a_company_bound_caller_are_its_companys(client: httpx.As
         "/v1/users/list", json={"company_id": world.other_company_id}, headers=world.member.headers
     )
     assert foreign.status_code == 404
+
+
+async def test_the_last_admin_stays(
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool
+) -> None:
+    body, headers = {"user_id": world.admin.user_id}, world.admin.headers
+    refused = await client.post("/v1/users/deactivate", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (409, "last_admin")
+    assert not service.commands
+    await add_person(database, world.org_id, "org_admin", None)
+    assert (await client.post("/v1/users/deactivate", json=body, headers=headers)).status_code == 200
