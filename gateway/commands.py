@@ -72,24 +72,36 @@ class CommandSender:
         self._nc = connection
         self._timeout_s = timeout_s
 
-    async def send(self, command: Command, *, deferrable: bool = True) -> Accepted | Deferred:
+    async def send(self, command: Command) -> Accepted | Deferred:
         """Ask, and give the answer; when no service answers, keep the command on disk for one that will.
 
         Raises the RejectedError that the service answered with, and UnavailableError when the command could not even
         be deferred (it may have been done all the same: repeat it with the same key to know).
         """
+        accepted, body = await self._answer(command)
+        if accepted is not None:
+            return accepted
+        await self._defer(command, body)
+        return Deferred(command.command_id)
+
+    async def send_now(self, command: Command) -> Accepted:
+        """As `send`, for a command that is of no use later. Raises UnavailableError when no service answers."""
+        accepted, _ = await self._answer(command)
+        if accepted is None:
+            raise UnavailableError("No command service answers; repeat the call with the same Idempotency-Key.")
+        return accepted
+
+    async def _answer(self, command: Command) -> tuple[Accepted | None, bytes]:
+        """The acceptance, or None when no service could decide; and the command as it was sent."""
         if not self._nc.is_connected:
             raise UnavailableError("NATS does not answer.")
         body = command.model_dump_json().encode()
         answer = await self._ask(command, body)
         if answer is not None and answer.accepted is not None:
-            return answer.accepted
+            return answer.accepted, body
         if answer is not None and answer.rejected is not None:
             raise rejection_from_json(answer.rejected)
-        if not deferrable:
-            raise UnavailableError("No command service answers; repeat the call with the same Idempotency-Key.")
-        await self._defer(command, body)
-        return Deferred(command.command_id)
+        return None, body
 
     async def _ask(self, command: Command, body: bytes) -> Answer | None:
         """The answer, or None when nobody gave one in time."""

@@ -12,7 +12,7 @@ from events.context import Actor
 from events.errors import RejectedError
 from events.ids import derive_id
 from events.logging import get_logger
-from gateway.commands import CommandSender, Deferred
+from gateway.commands import CommandSender
 from gateway.sessions import Session, is_storable
 from gateway.signals import Signals
 from projections.queries import access
@@ -45,11 +45,10 @@ class SignIn:
             return False
         try:
             command = _command(session.identity, org_id, rule, email, request_id)
-            outcome = await self._commands.send(command, deferrable=False)
+            outcome = await self._commands.send_now(command)
         except RejectedError as error:
             _logger.warning("not_admitted", org_id=org_id, rule=rule.name, reason=error.message)
             return False
-        assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
         await self._signals.wait_position(outcome.position)
         return True
 

@@ -13,7 +13,6 @@ from events.errors import PermissionError_
 from events.secrets import TOKEN_PREFIX, Secret
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
-from gateway.commands import Deferred
 from gateway.issue import issue
 from gateway.models import (
     ID_EXAMPLE,
@@ -185,8 +184,7 @@ async def create(body: CreateToken, call: Authenticated) -> Response:
         company_id=body.company_id,
         expires_in_s=body.expires_in_s,
     )
-    outcome = await call.gateway.commands.send(command, deferrable=False)
-    assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
+    outcome = await call.gateway.commands.send_now(command)
     return answers.accepted(outcome, 201, token_id=token_id, **_shown_once(secret, repeated=outcome.repeated))
 
 
@@ -205,8 +203,7 @@ async def rotate(body: RotateToken, call: Authenticated) -> Response:
         overlap_s=body.overlap_s,
         expires_in_s=body.expires_in_s,
     )
-    outcome = await call.gateway.commands.send(command, deferrable=False)
-    assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
+    outcome = await call.gateway.commands.send_now(command)
     in_force = await answers.in_force(call, outcome.position)
     fields = _shown_once(secret, repeated=outcome.repeated)
     return answers.accepted(outcome, 200, token_id=body.token_id, **fields, in_force=in_force)

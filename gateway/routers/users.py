@@ -14,7 +14,7 @@ from events.ids import derive_id
 from events.secrets import INVITATION_PREFIX, verifier_of
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute, SessionOnly
-from gateway.commands import Deferred, digest_of
+from gateway.commands import digest_of
 from gateway.issue import issue
 from gateway.models import (
     ID_EXAMPLE,
@@ -183,8 +183,7 @@ async def invite(body: InviteUser, call: Authenticated) -> Response:
     user_id = envelope.new_id(USER)
     secret = await issue(call, INVITATION_PREFIX)
     command = commands.InviteUser(**envelope.fields(), aggregate_id=user_id, **fields, invitation_id=secret.secret_id)
-    outcome = await call.gateway.commands.send(command, deferrable=False)
-    assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
+    outcome = await call.gateway.commands.send_now(command)
     invitation = None if outcome.repeated else secret.text
     return answers.accepted(outcome, 201, user_id=user_id, invitation=invitation)
 
@@ -208,8 +207,7 @@ async def accept_invitation(body: AcceptInvitation, call: SessionOnly) -> Respon
         invitation_id=row["invitation_id"],
         identity=identity,
     )
-    outcome = await gateway.commands.send(command, deferrable=False)
-    assert not isinstance(outcome, Deferred), "a command that is not deferrable is never deferred"
+    outcome = await gateway.commands.send_now(command)
     await gateway.signals.wait_position(outcome.position)
     ids = {name: row[name] for name in ("org_id", "user_id", "company_id", "role")}
     return answers.accepted(outcome, 200, **ids)
