@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import nats
 from nats.aio.client import Client
 
-from events.errors import UnavailableError
+from events.errors import ConfigurationError, UnavailableError
 from events.logging import get_logger
 
 CONNECT_TIMEOUT_S = 5
@@ -26,10 +27,13 @@ async def connect(servers: Sequence[str], name: str) -> Client:
     async def log_error(error: Exception) -> None:
         _logger.warning("nats_connection", error=repr(error))
 
+    login = login_of(servers)
     try:
         async with asyncio.timeout(FIRST_CONNECT_S):  # nats-py itself would try for ever
             return await nats.connect(
-                servers=list(servers),
+                servers=login.servers,
+                user=login.user,
+                password=login.password,
                 name=name,
                 inbox_prefix=inbox_prefix(servers),
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -43,12 +47,38 @@ async def connect(servers: Sequence[str], name: str) -> Client:
         raise UnavailableError(f"NATS does not answer at {hosts}: {error!r}") from error
 
 
+@dataclass(frozen=True)
+class Login:
+    """Where to connect, and as whom: addresses without a login, and one login for all of them."""
+
+    servers: list[str]
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+def login_of(servers: Sequence[str]) -> Login:
+    """The user and the password that the servers' URLs carry, taken out of them. Raises ConfigurationError.
+
+    nats-py learns the other nodes of a cluster from the server it reached. It takes them for new ones when the URLs
+    it was given carry a login, and has none for them: each reconnect may then be refused, and leaves a socket open.
+    A URL with a token, and not a user and a password, is left as it is.
+    """
+    urls = [urlsplit(server) for server in servers]
+    logins = {(url.username, url.password) for url in urls}
+    if len(logins) > 1:
+        raise ConfigurationError("DATA_ENGINE_NATS_URL names several logins: give every server the same one")
+    user, password = logins.pop()
+    if not user or not password:
+        return Login(list(servers))
+    bare = [url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() for url in urls]
+    return Login(bare, unquote(user), unquote(password))
+
+
 def inbox_prefix(servers: Sequence[str]) -> str:
     """Where a user's replies go: a place of its own, so that no user can listen to the replies of another.
 
     The servers' permissions say the same (migrations/nats_accounts.conf). A URL with a token, and not a user and a
     password, has no name that could be told: then it is NATS's own.
     """
-    url = urlsplit(servers[0])
-    user = unquote(url.username or "") if url.password else ""
+    user = login_of(servers).user or ""
     return f"_INBOX_{user}" if _NAME.fullmatch(user) else "_INBOX"

@@ -6,9 +6,10 @@ from typing import Any
 from faststream import BaseMiddleware
 from faststream.message import StreamMessage
 from faststream.nats import NatsBroker
+from faststream.security import SASLPlaintext
 from nats.aio.msg import Msg
 
-from events.connection import inbox_prefix
+from events.connection import inbox_prefix, login_of
 from events.logging import get_logger
 
 RECONNECT_WAIT_S = 1
@@ -44,9 +45,11 @@ class OwnInboxBroker(NatsBroker):
 
 
 def build_broker(servers: list[str], name: str) -> NatsBroker:
-    """A broker that reconnects for ever."""
+    """A broker that reconnects for ever. Raises ConfigurationError."""
+    login = login_of(servers)
     broker = OwnInboxBroker(
-        servers,
+        login.servers,
+        security=SASLPlaintext(login.user, login.password) if login.user and login.password else None,
         name=name,
         inbox_prefix=inbox_prefix(servers),
         max_reconnect_attempts=-1,
