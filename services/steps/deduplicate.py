@@ -2,13 +2,20 @@
 
 import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from services.steps._rowwise import require_fields
-from services.steps.base import Record, StepConfig, StepError, StepOutput, step
+from services.steps.base import Context, Exchange, Result, Step, StepConfig, StepError
+from services.steps.frame import Frame, distinct_rows
+
+KEY_BYTES = 16
 
 
 class DeduplicateConfig(StepConfig):
@@ -33,32 +40,110 @@ class DeduplicateConfig(StepConfig):
     of that name is replaced."""
 
 
-@step(
+def _extract(frame: Frame, config: DeduplicateConfig, _: Context) -> pa.Table:
+    """A key of 128 bits for each key set, null where a field is blank; and what the keep rule wants to know."""
+    require_fields(frame, (name for names in config.keys for name in names))
+    columns = {str(number): _keys(frame, names) for number, names in enumerate(config.keys)}
+    if config.keep == "most_complete":
+        columns["filled"] = _filled(frame)
+    return pa.table(columns)
+
+
+def _combine(
+    parts: Sequence[pa.Table], config: DeduplicateConfig, _: Context
+) -> tuple[list[pa.Table], Mapping[str, Any]]:
+    """For each chunk's rows: whether it stays, and how many rows its group has."""
+    whole = pa.concat_tables(parts)
+    roots = _roots(whole, len(config.keys))
+    sizes = np.bincount(roots, minlength=len(roots))
+    filled = whole["filled"].to_numpy() if config.keep == "most_complete" else None
+    stays = np.zeros(len(roots), bool)
+    stays[_kept(roots, config.keep, filled)] = True
+    verdict = pa.table({"stays": stays, "copies": sizes[roots]})
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    chunks = [verdict.slice(start, len(part)) for start, part in zip(starts[:-1].tolist(), parts, strict=True)]
+    return chunks, {"groups": int(stays.sum()), "removed": int(len(roots) - stays.sum())}
+
+
+def _apply(frame: Frame, verdict: pa.Table, config: DeduplicateConfig, _: Context) -> Result:
+    rows = np.flatnonzero(verdict["stays"].to_numpy())
+    kept = frame.take(rows.tolist())
+    if config.count_field is not None:
+        kept = kept.replace({config.count_field: verdict["copies"].to_numpy()[rows].tolist()})
+    return Result(kept)
+
+
+deduplicate = Step(
     "deduplicate",
-    version="1",
+    version="2",
     summary="Keep one row of each group of rows that agree on a key.",
-    config=DeduplicateConfig,
+    config_model=DeduplicateConfig,
+    body=Exchange(_extract, _combine, _apply),
+    holds="16 bytes a row and key set, and 4 for most_complete.",
 )
-def deduplicate(records: Sequence[Record], config: DeduplicateConfig) -> StepOutput:
-    """Keep one row a group, in input order. Removed rows are not rejects.
+"""Keep one row a group, in input order. Removed rows are not rejects.
 
-    Null, the empty text and text of whitespace only are blank: they never make two rows the same. Numbers compare by
-    value (1 is 1.0, but not true), lists and objects by their JSON text with sorted names. Raises StepError
-    `unknown_field`, and `unusable_key` when a key's value nests too deeply to compare.
-    """
-    require_fields(records, (name for names in config.keys for name in names))
-    groups: dict[int, list[int]] = {}
-    for row, root in enumerate(_roots(records, config.keys)):
-        groups.setdefault(root, []).append(row)
-    sizes = {_kept(records, rows, config.keep): len(rows) for rows in groups.values()}
-    if config.count_field is None:
-        return StepOutput([records[row] for row in sorted(sizes)])
-    return StepOutput([{**records[row], config.count_field: sizes[row]} for row in sorted(sizes)])
+Null, the empty text and text of whitespace only are blank: they never make two rows the same. Numbers compare by
+value (1 is 1.0, but not true), lists and objects by their JSON text with sorted names. Keys are compared by 128 bits of
+BLAKE2b (RFC 7693). Raises StepError `unknown_field`, and `unusable_key` when a key's value nests too deeply to compare.
+"""
 
 
-def _roots(records: Sequence[Record], keys: Sequence[Sequence[str]]) -> list[int]:
-    """For each row the first row of its group, by union-find with path halving; the smaller index is the root."""
-    parents = list(range(len(records)))
+def _keys(frame: Frame, names: Sequence[str]) -> pa.Array:
+    """Each row's key over these fields, null when one of them is blank."""
+    combinations = distinct_rows(frame, names)
+    keys = pa.array([_key(values) for values in combinations.values], pa.binary(KEY_BYTES))
+    return keys.take(pa.array(combinations.codes, pa.int64()))
+
+
+def _key(values: Sequence[Any]) -> bytes | None:
+    parts = []
+    for value in values:
+        part = _comparable(value)
+        if part is None:
+            return None
+        parts.append(b"%d:" % len(part) + part)
+    return blake2b(b"".join(parts), digest_size=KEY_BYTES).digest()
+
+
+def _comparable(value: Any) -> bytes | None:
+    """The same bytes for values that count as equal; None for a blank."""
+    if is_blank(value):
+        return None
+    if isinstance(value, str):
+        return b"s" + value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bool):
+        return b"b1" if value else b"b0"
+    if isinstance(value, int | float):
+        whole = isinstance(value, float) and value.is_integer()
+        return b"n" + repr(int(value) if whole else value).encode()
+    try:
+        return b"j" + json.dumps(value, sort_keys=True).encode()
+    except (RecursionError, ValueError) as error:
+        raise StepError("a key's value cannot be compared: it nests too deeply", code="unusable_key") from error
+
+
+def is_blank(value: Any) -> bool:
+    """Whether there is nothing to compare: null, NaN, text of whitespace only."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    # Python's json reads NaN, which is equal to nothing.
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _filled(frame: Frame) -> pa.Array:
+    """How many of each row's fields are not blank."""
+    counts = np.zeros(len(frame), np.int32)
+    for name in frame.names:
+        coded = frame.coded(name)
+        filled = np.array([not is_blank(value) for value in coded.values], np.int32)
+        counts += filled[np.asarray(coded.codes, np.int64)]
+    return pa.array(counts)
+
+
+def _roots(keys: pa.Table, sets: int) -> npt.NDArray[np.int64]:
+    """For each row the first row of its group: union-find over rows that share a key, the smaller index the root."""
+    parents = list(range(len(keys)))
 
     def find(row: int) -> int:
         while parents[row] != row:
@@ -66,54 +151,37 @@ def _roots(records: Sequence[Record], keys: Sequence[Sequence[str]]) -> list[int
             row = parents[row]
         return row
 
-    for names in keys:
-        first_with: dict[Hashable, int] = {}
-        for row, record in enumerate(records):
-            key = _key(record, names)
-            if key is None:
-                continue
-            earlier = find(first_with.setdefault(key, row))
-            later = find(row)
-            parents[max(earlier, later)] = min(earlier, later)
-    return [find(row) for row in range(len(records))]
+    for number in range(sets):
+        for one, other in _equal_pairs(keys[str(number)]):
+            a, b = find(one), find(other)
+            parents[max(a, b)] = min(a, b)
+    return np.array([find(row) for row in range(len(keys))], np.int64)
 
 
-def _key(record: Record, names: Sequence[str]) -> Hashable | None:
-    """What equal rows have in common, or None when one of the fields is blank."""
-    parts = []
-    for name in names:
-        part = _comparable(record.get(name))
-        if part is None:
-            return None
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else tuple(parts)
+def _equal_pairs(column: pa.ChunkedArray) -> list[tuple[int, int]]:
+    """Pairs of rows that have the same key, enough of them to connect all that have."""
+    rows = np.flatnonzero(column.is_valid().to_numpy())
+    keys = column.combine_chunks().drop_null()
+    halves = np.frombuffer(keys.buffers()[1] or b"", np.uint64)[2 * keys.offset :][: 2 * len(keys)].reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    ordered = halves[order]
+    same = np.flatnonzero((ordered[1:] == ordered[:-1]).all(axis=1))
+    return list(zip(rows[order[same]].tolist(), rows[order[same + 1]].tolist(), strict=True))
 
 
-def _comparable(value: Any) -> Hashable | None:
-    if _is_blank(value):
-        return None
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return ("bool", value)  # Python counts True as equal to 1
-    if isinstance(value, int | float):
-        return value
-    try:
-        return ("json", json.dumps(value, sort_keys=True))
-    except (RecursionError, ValueError) as error:
-        raise StepError("a key's value cannot be compared: it nests too deeply", code="unusable_key") from error
+def _kept(roots: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int64]:
+    """The row of each group that stays; where the rule leaves several, the first of them."""
+    rows = np.arange(len(roots))
+    order = np.lexsort((*_preferences(rows, keep, filled), roots))  # the last key counts most
+    first = np.ones(len(order), bool)
+    first[1:] = roots[order][1:] != roots[order][:-1]
+    return order[first]
 
 
-def _is_blank(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value or value.isspace()
-    # Python's json reads NaN, which is equal to nothing.
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _kept(records: Sequence[Record], rows: Sequence[int], keep: str) -> int:
+def _preferences(
+    rows: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None
+) -> tuple[npt.NDArray[Any], ...]:
+    """Sort keys by which the row that stays comes first, the least important one first."""
     if keep == "first":
-        return rows[0]
-    if keep == "last":
-        return rows[-1]
-    return max(rows, key=lambda row: (sum(not _is_blank(value) for value in records[row].values()), -row))
+        return (rows,)
+    return (-rows,) if filled is None else (rows, -filled)

@@ -1,17 +1,18 @@
 """extract_domain: the registrable domain behind URLs and e-mail addresses, by the Public Suffix List."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-from typing import Self
+from typing import Any, Self
 
 import ada_url
 from publicsuffixlist import PublicSuffixList
 from pydantic import ConfigDict, Field, model_validator
 
-from services.steps._rowwise import Changed, Fault, Memo, RowFault, RowwiseConfig, require_fields, run_rows
-from services.steps.base import Record, StepOutput, step
+from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
+from services.steps.base import Context, Result, frame_step
+from services.steps.frame import Frame
 
 MAX_URL_CHARACTERS = 8192
 MAX_DOMAIN_CHARACTERS = 253
@@ -51,13 +52,14 @@ class ExtractDomainConfig(RowwiseConfig):
         return self
 
 
-@step(
+@frame_step(
     "extract_domain",
     version=f"1+psl{version('publicsuffixlist')}+ada{version('ada-url')}",
     summary="Find the registrable domain of a website or e-mail address.",
     config=ExtractDomainConfig,
+    reads=reads_unless_rejecting(lambda config: [*config.url_fields, *config.email_fields]),
 )
-def extract_domain(records: Sequence[Record], config: ExtractDomainConfig) -> StepOutput:
+def extract_domain(frame: Frame, config: ExtractDomainConfig, _: Context) -> Result:
     """Write the registrable domain of the first field that has one; null when all the fields are null or blank.
 
     Faults, when fields have values and none gives a domain (the first such field is named): `not_text`,
@@ -67,27 +69,30 @@ def extract_domain(records: Sequence[Record], config: ExtractDomainConfig) -> St
 
     Hosts are parsed by the WHATWG URL Standard; the list is the one packaged with publicsuffixlist.
     """
-    require_fields(records, [*config.url_fields, *config.email_fields])
+    sources = [*config.url_fields, *config.email_fields]
+    require_fields(frame, sources)
     suffixes = _suffixes(config.private_suffixes)
-    by_url = Memo(_finder(_host_of_url, "invalid_url", suffixes))
-    by_email = Memo(_finder(_host_of_email, "invalid_email", suffixes))
-    sources = [(field, by_url) for field in config.url_fields] + [(field, by_email) for field in config.email_fields]
-    output_field = config.output_field
+    by_url, by_email = (
+        _finder(_host_of_url, "invalid_url", suffixes),
+        _finder(_host_of_email, "invalid_email", suffixes),
+    )
+    finders = [cache(by_url)] * len(config.url_fields) + [cache(by_email)] * len(config.email_fields)
 
-    def change(record: Record) -> Changed:
-        fault: RowFault | None = None
-        for field, memo in sources:
-            value = record.get(field)
+    def domain(*values: Any) -> tuple[str | None] | Fault:
+        fault: Fault | None = None
+        for at, (value, find) in enumerate(zip(values, finders, strict=True)):
             if value is None or value == "":
                 continue
-            result = memo[value] if isinstance(value, str) else Fault("not_text")
-            if isinstance(result, str):
-                return {**record, output_field: result}, None
-            if isinstance(result, Fault):
-                fault = fault or RowFault(field, result.code, value)
-        return {**record, output_field: None}, fault
+            found = find(value) if isinstance(value, str) else Fault("not_text")
+            if isinstance(found, str):
+                return (found,)
+            if isinstance(found, Fault):
+                fault = fault or Fault(found.code, at)
+        return fault or (None,)
 
-    return run_rows(records, config.on_error, change)
+    work = Rowwise(frame, config.on_error)
+    work.map_many(sources, domain, [config.output_field])
+    return work.result()
 
 
 @cache

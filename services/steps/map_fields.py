@@ -1,12 +1,13 @@
 """map_fields: rename, copy, default and drop columns."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from services.steps._rowwise import Changed, RowFault, RowwiseConfig, require_fields, run_rows
-from services.steps.base import Record, StepError, StepOutput, step
+from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, require_fields
+from services.steps.base import Context, Result, StepError, frame_step
+from services.steps.frame import Frame
 
 
 class MapFieldsConfig(RowwiseConfig):
@@ -45,42 +46,40 @@ class MapFieldsConfig(RowwiseConfig):
         return self
 
 
-@step(
+@frame_step(
     "map_fields",
     version="1",
     summary="Rename, copy, default and drop fields.",
     config=MapFieldsConfig,
 )
-def map_fields(records: Sequence[Record], config: MapFieldsConfig) -> StepOutput:
-    """Rename fields: the mapped ones first, in the config's order, then the unmapped ones in the row's.
+def map_fields(frame: Frame, config: MapFieldsConfig, _: Context) -> Result:
+    """Rename fields: the mapped ones first, in the config's order, then the unmapped ones in the batch's.
 
     A mapped field that a row lacks is null. Raises StepError `unknown_field`, `field_collision` when a new name is
     also the name of an unmapped field of some row (one of the two would be lost), and `missing_value` for a required
     field that is null under `on_error: fail`.
     """
-    mappings, defaults, required = config.mappings, config.defaults, config.required
-    sources = frozenset(mappings.values())
-    kept_as_is = [name for name in required if name not in mappings and name not in defaults]
-    require_fields(records, [*mappings.values(), *kept_as_is])
+    mappings, defaults = config.mappings, config.defaults
+    read = set(mappings.values())
+    as_it_is = [name for name in config.required if name not in mappings and name not in defaults]
+    require_fields(frame, [*read, *as_it_is])
+    unmapped = [] if config.drop_unmapped else [name for name in frame.names if name not in read]
+    for name in unmapped:
+        if name in mappings:
+            raise StepError(
+                f"{name!r} is the new name of {mappings[name]!r} and the name of another field", code="field_collision"
+            )
+    work = Rowwise(frame.select({**mappings, **{name: name for name in unmapped}}, mappings), config.on_error)
+    for name in dict.fromkeys([*defaults, *config.required]):
+        work.map(name, _filler(defaults.get(name), name in config.required))
+    return work.result()
 
-    def change(record: Record) -> Changed:
-        mapped = {new: record.get(old) for new, old in mappings.items()}
-        if not config.drop_unmapped:
-            unmapped = {name: value for name, value in record.items() if name not in sources}
-            if not mapped.keys().isdisjoint(unmapped):
-                name = next(name for name in mapped if name in unmapped)
-                raise StepError(
-                    f"{name!r} is the new name of {mappings[name]!r} and the name of another field",
-                    code="field_collision",
-                )
-            mapped.update(unmapped)
-        for name, default in defaults.items():
-            if mapped.get(name) is None:
-                mapped[name] = default
-        for name in required:
-            if mapped.get(name) is None:
-                mapped[name] = None
-                return mapped, RowFault(name, "missing_value", None)
-        return mapped, None
 
-    return run_rows(records, config.on_error, change)
+def _filler(default: Any, required: bool) -> Callable[[Any], Any]:
+    """The function that fills in a value that is missing, or finds fault with it."""
+
+    def fill(value: Any) -> Any:
+        value = default if value is None else value
+        return Fault("missing_value") if required and value is None else value
+
+    return fill

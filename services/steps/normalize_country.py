@@ -2,15 +2,15 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
 from services.steps._country_names import Country, codes, fold, names
-from services.steps._rowwise import Changed, Fault, Memo, RowFault, RowwiseConfig, require_fields, run_rows
-from services.steps.base import Record, StepOutput, step
+from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
+from services.steps.base import Context, Result, frame_step
+from services.steps.frame import Frame
 
 MAX_CHARACTERS = 200
 CODE = re.compile(r"[A-Za-z]{2,3}|[0-9]{3}")
@@ -34,13 +34,14 @@ class NormalizeCountryConfig(RowwiseConfig):
     """What to write: the two-letter code, the three-letter code, or the English name of the CLDR."""
 
 
-@step(
+@frame_step(
     "normalize_country",
     version=f"1+iso3166-{version('iso3166')}+babel{version('babel')}+ucd{unicodedata.unidata_version}",
     summary="Turn country names and codes into ISO 3166-1.",
     config=NormalizeCountryConfig,
+    reads=reads_unless_rejecting(lambda config: [config.field]),
 )
-def normalize_country(records: Sequence[Record], config: NormalizeCountryConfig) -> StepOutput:
+def normalize_country(frame: Frame, config: NormalizeCountryConfig, _: Context) -> Result:
     """Write the country's code or name; null and blank stay null.
 
     A spelling is looked up, never matched approximately: codes first, as they stand, then names without regard to
@@ -48,22 +49,18 @@ def normalize_country(records: Sequence[Record], config: NormalizeCountryConfig)
     user-assigned range. Faults: `not_text`, `unknown_country` (also for what several countries are called, such as
     Congo). Raises StepError `unknown_field`, and either fault's code under `on_error: fail`.
     """
-    require_fields(records, [config.field])
-    field = config.field
-    target = config.output_field or field
-    column = {"alpha-2": 0, "alpha-3": 1, "name": 2}[config.output]
-    memo = Memo(_country)
+    require_fields(frame, [config.field])
+    place = {"alpha-2": 0, "alpha-3": 1, "name": 2}[config.output]
 
-    def change(record: Record) -> Changed:
-        value = record.get(field)
-        if value is None:
-            return {**record, target: None}, None
-        result = memo[value] if isinstance(value, str) else Fault("not_text")
-        if isinstance(result, Fault):
-            return {**record, target: None}, RowFault(field, result.code, value)
-        return {**record, target: None if result is None else result[column]}, None
+    def country(value: Any) -> str | Fault | None:
+        if not isinstance(value, str):
+            return None if value is None else Fault("not_text")
+        found = _country(value)
+        return found[place] if isinstance(found, tuple) else found
 
-    return run_rows(records, config.on_error, change)
+    work = Rowwise(frame, config.on_error)
+    work.map(config.field, country, into=config.output_field)
+    return work.result()
 
 
 def _country(text: str) -> Country | Fault | None:

@@ -2,15 +2,16 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import ftfy
 from pydantic import ConfigDict, Field
 
-from services.steps._rowwise import Changed, Fault, Memo, RowFault, RowwiseConfig, require_fields, run_rows
-from services.steps.base import Record, StepOutput, step
+from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
+from services.steps.base import Context, Result, frame_step
+from services.steps.frame import Frame
 
 # The pattern of str.title's documentation, with the typographic apostrophe: "o’brien's" is one word.
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -51,47 +52,36 @@ class NormalizeTextConfig(RowwiseConfig):
     of the step's speed; a value that could be either is left alone."""
 
 
-@step(
+@frame_step(
     "normalize_text",
     version=f"1+ucd{unicodedata.unidata_version}+ftfy{version('ftfy')}",
     summary="Normalise Unicode form, whitespace and case; turn null tokens into null; repair mojibake.",
     config=NormalizeTextConfig,
+    reads=reads_unless_rejecting(lambda config: config.fields),
 )
-def normalize_text(records: Sequence[Record], config: NormalizeTextConfig) -> StepOutput:
+def normalize_text(frame: Frame, config: NormalizeTextConfig, _: Context) -> Result:
     """Normalise the named fields in place; a named field that a row lacks is written as null.
 
     Faults: `not_text` (the value is not a string), `invalid_unicode` (a lone surrogate, which UTF-8 cannot hold).
     Raises StepError `unknown_field`, and either fault's code under `on_error: fail`.
     """
-    require_fields(records, config.fields)
-    memo = Memo(_normaliser(config))
-    fields = config.fields
-
-    def change(record: Record) -> Changed:
-        changed = dict(record)
-        fault: RowFault | None = None
-        for field in fields:
-            value = record.get(field)
-            result: str | Fault | None = None
-            if isinstance(value, str):
-                result = memo[value]
-            elif value is not None:
-                result = Fault("not_text")
-            if isinstance(result, Fault):
-                fault = fault or RowFault(field, result.code, value)
-                result = None
-            changed[field] = result
-        return changed, fault
-
-    return run_rows(records, config.on_error, change)
+    require_fields(frame, config.fields)
+    normalise = _normaliser(config)
+    work = Rowwise(frame, config.on_error)
+    for field in config.fields:
+        work.map(field, normalise)
+    return work.result()
 
 
-def _normaliser(config: NormalizeTextConfig) -> Callable[[str], str | Fault | None]:
-    """The function that normalises one text: it gives the text, None for a null token, or a Fault."""
+def _normaliser(config: NormalizeTextConfig) -> Callable[[Any], str | Fault | None]:
+    """The function that normalises one value: it gives the text, None for null and a null token, or a Fault."""
     null_tokens = frozenset(_token(text) for text in config.null_tokens)
     recase = {"none": None, "lower": str.lower, "upper": str.upper, "title": _title}[config.case]
 
-    def normalise(text: str) -> str | Fault | None:
+    def normalise(value: Any) -> str | Fault | None:
+        if not isinstance(value, str):
+            return None if value is None else Fault("not_text")
+        text = value
         if not text.isascii():
             if SURROGATE.search(text):
                 return Fault("invalid_unicode")

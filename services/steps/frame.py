@@ -1,0 +1,273 @@
+"""A batch as steps see it: rows with ids, and named fields; the same face for a few JSON records and for a chunk.
+
+`RecordFrame` holds a small batch as a list of JSON objects; `ColumnFrame` holds a chunk of a large one as typed
+columns, and leaves alone the columns that a step does not touch. A step is written once, against `Frame`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from events.columns import ABSENT, Column, absent_column, column_of
+
+Record = dict[str, Any]
+"""One row: a JSON object. Values are what `json` gives: str, int, float, bool, None, list, dict."""
+
+
+class Coded(NamedTuple):
+    """A field's values, each text once: row i has `values[codes[i]]`. Work on `values`; there are few of them."""
+
+    values: list[Any]
+    codes: Sequence[int] | npt.NDArray[np.integer[Any]]
+
+    def code_list(self) -> list[int]:
+        """The codes as Python's own numbers, which it walks faster."""
+        return self.codes.tolist() if isinstance(self.codes, np.ndarray) else list(self.codes)
+
+
+class Frame(ABC):
+    """Rows in order, each with its id: the number that its record got when it was handed in, from 0.
+
+    Frames are immutable; each method gives a new one.
+    """
+
+    names: tuple[str, ...]
+    """The fields, in the order of their first appearance in the batch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    @abstractmethod
+    def row_ids(self) -> list[int]:
+        """Each row's id."""
+
+    @abstractmethod
+    def values(self, name: str) -> list[Any]:
+        """A field's values, None where a row has no such field. A name that there is not gives None throughout."""
+
+    @abstractmethod
+    def fields(self, name: str) -> list[Any]:
+        """A field's values, ABSENT where a row has no such field."""
+
+    @abstractmethod
+    def coded(self, name: str) -> Coded:
+        """A field's values, each distinct text once."""
+
+    @abstractmethod
+    def replace(self, columns: Mapping[str, Sequence[Any] | Coded]) -> "Frame":
+        """With these values (ABSENT: no such field) in place of the fields' own; new fields come last."""
+
+    @abstractmethod
+    def select(self, sources: Mapping[str, str], filled: Collection[str] = ()) -> "Frame":
+        """Just these fields, in this order: new name → name. One that a row lacks is null if `filled` has its new name,
+        and lacking afterwards too if not."""
+
+    @abstractmethod
+    def take(self, rows: Sequence[int]) -> "Frame":
+        """The rows at these indices, in this order, with their ids."""
+
+    @abstractmethod
+    def records(self) -> list[Record]:
+        """The rows as JSON objects."""
+
+    @abstractmethod
+    def of(self, records: Sequence[Record], ids: Sequence[int]) -> "Frame":
+        """A frame of the same sort with these records. Raises TypeError, UnicodeEncodeError for what JSON has not."""
+
+
+class RecordFrame(Frame):
+    """A small batch, as it came in JSON."""
+
+    def __init__(self, records: Sequence[Record], ids: Sequence[int] | None = None) -> None:
+        self._records = records
+        self._ids = ids if ids is not None else range(len(records))
+        self._names: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The fields, in the order of their first appearance."""
+        if self._names is None:
+            self._names = tuple(dict.fromkeys(name for record in self._records for name in record))
+        return self._names
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def row_ids(self) -> list[int]:
+        """Each row's id."""
+        return list(self._ids)
+
+    def values(self, name: str) -> list[Any]:
+        """A field's values."""
+        return [record.get(name) for record in self._records]
+
+    def fields(self, name: str) -> list[Any]:
+        """A field's values, ABSENT where a row has no such field."""
+        return [record.get(name, ABSENT) for record in self._records]
+
+    def coded(self, name: str) -> Coded:
+        """A field's values; texts are shared, other values stand for themselves."""
+        values: list[Any] = []
+        codes: list[int] = []
+        known: dict[Hashable, int] = {}
+        for value in self.values(name):
+            code = known.get(value) if isinstance(value, str) else None
+            if code is None:
+                code = len(values)
+                values.append(value)
+                if isinstance(value, str):
+                    known[value] = code
+            codes.append(code)
+        return Coded(values, codes)
+
+    def replace(self, columns: Mapping[str, Sequence[Any] | Coded]) -> "RecordFrame":
+        """With these values in place of the fields' own."""
+        changed = [dict(record) for record in self._records]
+        for name, column in columns.items():
+            cells = [column.values[code] for code in column.codes] if isinstance(column, Coded) else column
+            for record, value in zip(changed, cells, strict=True):
+                if value is not ABSENT:
+                    record[name] = value
+                else:
+                    record.pop(name, None)
+        return RecordFrame(changed, self._ids)
+
+    def select(self, sources: Mapping[str, str], filled: Collection[str] = ()) -> "RecordFrame":
+        """Just these fields."""
+        picks = [(new, old, new in filled) for new, old in sources.items()]
+        selected = [
+            {new: record.get(old) for new, old, fill in picks if fill or old in record} for record in self._records
+        ]
+        return RecordFrame(selected, self._ids)
+
+    def take(self, rows: Sequence[int]) -> "RecordFrame":
+        """The rows at these indices."""
+        return RecordFrame([self._records[row] for row in rows], [self._ids[row] for row in rows])
+
+    def records(self) -> list[Record]:
+        """The rows as JSON objects; the frame's own, not to be changed."""
+        return list(self._records)
+
+    def of(self, records: Sequence[Record], ids: Sequence[int]) -> "RecordFrame":
+        """A frame with these records."""
+        return RecordFrame(records, ids)
+
+
+class ColumnFrame(Frame):
+    """A chunk of a large batch."""
+
+    def __init__(self, columns: Mapping[str, Column], ids: pa.Array) -> None:
+        self.columns = dict(columns)
+        self.ids = ids
+        self.names = tuple(self.columns)
+
+    @classmethod
+    def of_records(cls, records: Sequence[Record], ids: Sequence[int] | None = None) -> "ColumnFrame":
+        """The chunk that holds these records."""
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {name: column_of([record.get(name, ABSENT) for record in records]) for name in names}
+        return cls(columns, pa.array(ids if ids is not None else np.arange(len(records)), pa.int64()))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def column(self, name: str) -> Column:
+        """A field's column; absent throughout when there is none."""
+        return self.columns.get(name) or absent_column(len(self))
+
+    def row_ids(self) -> list[int]:
+        """Each row's id."""
+        return self.ids.to_pylist()  # type: ignore[no-any-return]
+
+    def values(self, name: str) -> list[Any]:
+        """A field's values."""
+        return self.column(name).values()
+
+    def fields(self, name: str) -> list[Any]:
+        """A field's values, ABSENT where a row has no such field."""
+        return self.column(name).fields()
+
+    def coded(self, name: str) -> Coded:
+        """A field's values, each once."""
+        column = self.column(name)
+        if column.kind not in ("string", "json"):
+            return Coded(column.values(), range(len(column)))
+        encoded = column.array.dictionary_encode(null_encoding="encode")
+        return Coded(Column(column.kind, encoded.dictionary).values(), encoded.indices.to_numpy())
+
+    def replace(self, columns: Mapping[str, Sequence[Any] | Coded]) -> "ColumnFrame":
+        """With these values in place of the fields' own."""
+        made = {
+            name: column_of(column.values).take(pa.array(column.codes, pa.int64()))
+            if isinstance(column, Coded)
+            else column_of(column)
+            for name, column in columns.items()
+        }
+        return ColumnFrame({**self.columns, **made}, self.ids)
+
+    def select(self, sources: Mapping[str, str], filled: Collection[str] = ()) -> "ColumnFrame":
+        """Just these fields."""
+        columns = {new: self.column(old) for new, old in sources.items()}
+        return ColumnFrame({new: c.filled() if new in filled else c for new, c in columns.items()}, self.ids)
+
+    def take(self, rows: Sequence[int]) -> "ColumnFrame":
+        """The rows at these indices."""
+        indices = pa.array(rows, pa.int64())
+        columns = {name: column.take(indices) for name, column in self.columns.items()}
+        return ColumnFrame(columns, self.ids.take(indices))
+
+    def slice(self, start: int, length: int) -> "ColumnFrame":
+        """The rows from `start`, at most `length` of them; a view."""
+        columns = {name: column.slice(start, length) for name, column in self.columns.items()}
+        return ColumnFrame(columns, self.ids.slice(start, length))
+
+    def records(self) -> list[Record]:
+        """The rows as JSON objects."""
+        if not self.columns:
+            return [{} for _ in range(len(self))]
+        cells = [column.fields() for column in self.columns.values()]
+        names = self.names
+        if not any(column.sparse for column in self.columns.values()):
+            return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+        return [
+            {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
+            for row in zip(*cells, strict=True)
+        ]
+
+    def of(self, records: Sequence[Record], ids: Sequence[int]) -> "ColumnFrame":
+        """A chunk with these records."""
+        return ColumnFrame.of_records(records, ids)
+
+
+def distinct_rows(frame: Frame, names: Sequence[str]) -> Coded:
+    """The combinations of these fields' values, as tuples, each once: the first seen first. Texts are compared."""
+    parts = [frame.coded(name) for name in names]
+    if len(parts) == 1:
+        return Coded([(value,) for value in parts[0].values], parts[0].codes)
+    known: dict[tuple[int, ...], int] = {}
+    codes = [
+        known.setdefault(combination, len(known)) for combination in zip(*(p.code_list() for p in parts), strict=True)
+    ]
+    values = [tuple(part.values[code] for part, code in zip(parts, key, strict=True)) for key in known]
+    return Coded(values, codes)
+
+
+def mapped(coded: Coded, function: Callable[[Any], Any]) -> Coded:
+    """The function's results, worked out once for each distinct value."""
+    return Coded([function(value) for value in coded.values], coded.codes)
+
+
+def concatenated(frames: Iterable[Frame]) -> Frame:
+    """All rows in one frame. Holds them all."""
+    parts = list(frames)
+    if len(parts) == 1:
+        return parts[0]
+    records = [record for frame in parts for record in frame.records()]
+    ids = [row for frame in parts for row in frame.row_ids()]
+    columnar = any(isinstance(frame, ColumnFrame) for frame in parts)
+    return ColumnFrame.of_records(records, ids) if columnar else RecordFrame(records, ids)
