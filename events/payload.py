@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict
@@ -11,8 +11,15 @@ INLINE_MAX_BYTES = 8_192
 """Up to this size a payload travels inside its event; above, the event carries only the digest."""
 
 
+Format = Literal["json", "batch", "file"]
+
+
 class Payload(BaseModel):
-    """A batch of records. `inline` is its JSON text, or None when the bytes are in the blob store under `digest`."""
+    """A batch of records. `inline` is its JSON text, or None when the bytes are in the blob store under `digest`.
+
+    The text is a list of records (`json`), the manifest of a large batch (`batch`: events.batch), or the list of the
+    parts of a file that was uploaded (`file`: events.upload), whose rows are not counted.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,6 +28,7 @@ class Payload(BaseModel):
     size_bytes: int
     rows: int
     inline: str | None = None
+    format: Format = "json"
 
 
 def encode_records(records: Sequence[Any]) -> bytes:
