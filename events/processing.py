@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import ClassVar
 
+from pydantic import JsonValue
+
 from events.administration import BlueprintStep
 from events.model import Event
 from events.payload import Payload
@@ -38,6 +40,8 @@ class RunStarted(Event):
     plan: tuple[BlueprintStep, ...]
     records: Payload | None = None
     retry_of: str | None = None
+    reuse_results: bool = True
+    """Whether a step's earlier result over the same input may stand for an execution."""
 
 
 class StepScheduled(Event):
@@ -60,8 +64,24 @@ class StepStarted(Event):
     started_at: datetime
 
 
+class StepProgressed(Event):
+    """A worker has done so many of the chunks of a large batch; told now and then, never for each."""
+
+    TOPIC: ClassVar[str] = "step.progressed"
+    step_index: int
+    step_key: str
+    attempt: int
+    started_at: datetime
+    chunks_done: int
+    chunks_total: int | None
+    """None: nobody knows yet, as of a file that is being read."""
+
+
 class StepSucceeded(Event):
-    """The step's result: what it read (by digest), what it made, what it rejected, and how long it took."""
+    """The step's result: what it read (by digest), what it made, what it rejected, and how long it took.
+
+    `report` is what else the step has to tell, as small JSON: a file's dialect and schema, the figures of a check.
+    """
 
     TOPIC: ClassVar[str] = "step.succeeded"
     step_index: int
@@ -74,6 +94,7 @@ class StepSucceeded(Event):
     input_rows: int
     output: Payload
     rejects: Payload | None = None
+    report: dict[str, JsonValue] | None = None
 
 
 class StepReused(Event):
@@ -88,6 +109,7 @@ class StepReused(Event):
     input_rows: int
     output: Payload
     rejects: Payload | None = None
+    report: dict[str, JsonValue] | None = None
 
 
 class StepFailed(Event):

@@ -188,3 +188,12 @@ class Problem(BaseModel):
     request_id: str | None
     detail: str | None = None
     errors: list[Fault] = []
+
+
+class Progress(BaseModel):
+    """How many chunks of a large batch are done; the total is null while nobody knows it."""
+
+    model_config = shown(chunks_done=12, chunks_total=40)
+
+    chunks_done: int
+    chunks_total: int | None

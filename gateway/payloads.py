@@ -11,7 +11,7 @@ from events.blobs import BlobStore
 from events.errors import NotFoundError, UnavailableError
 from events.mapper import MAPPER
 from events.model import Event
-from events.payload import Payload
+from events.payload import Format, Payload
 from events.processing import StepReused, StepSucceeded, SubmissionCreated
 from events.subjects import Address
 
@@ -31,6 +31,7 @@ class Reference:
     position: int
     step_index: int | None = None
     kind: Kind = "output"
+    format: Format = "json"
 
 
 class Payloads:

@@ -127,13 +127,19 @@ def run_resource(row: Row) -> dict[str, Any]:
 
 
 def _steps(row: Row) -> list[dict[str, Any]]:
-    known = zip(row["indexes"] or (), row["statuses"] or (), row["attempts"] or (), strict=True)
-    recorded = {index: (status, attempt) for index, status, attempt in known}
+    columns = ("indexes", "statuses", "attempts", "chunks_done", "chunks_total")
+    known = zip(*(row[name] or () for name in columns), strict=True)
+    recorded = {index: (status, attempt, progress(*chunks)) for index, status, attempt, *chunks in known}
     steps = []
     for index, key in enumerate(row["step_keys"]):
-        status, attempt = recorded.get(index) or pending(row, index)
-        steps.append({"index": index, "key": key, "status": status, "attempt": attempt})
+        status, attempt, chunks = recorded.get(index) or (*pending(row, index), None)
+        steps.append({"index": index, "key": key, "status": status, "attempt": attempt, "progress": chunks})
     return steps
+
+
+def progress(chunks_done: int | None, chunks_total: int | None) -> dict[str, int | None] | None:
+    """How far a step is with a large batch; None for any other, and before and after it is at it."""
+    return None if chunks_done is None else {"chunks_done": chunks_done, "chunks_total": chunks_total}
 
 
 def pending(row: Row, index: int) -> tuple[str, int | None]:
@@ -160,6 +166,7 @@ def output_reference(row: Row, step_index: int) -> Reference:
         inline=row["output_inline"],
         position=row["output_position"],
         step_index=step_index,
+        format=row["output_format"],
     )
 
 

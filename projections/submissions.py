@@ -9,11 +9,11 @@ from projections.base import Projection, Statement, Table, statements, storable
 INSERT = """
 INSERT INTO {schema}.submissions_v1 (
     submission_id, org_id, company_id, blueprint_id, name, records_digest, records_size_bytes, records_rows,
-    records_inline, created_by, created_at, position
+    records_inline, records_format, created_by, created_at, position
 )
 SELECT * FROM unnest(
     $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
-    $9::boolean[], $10::uuid[], $11::timestamptz[], $12::bigint[]
+    $9::boolean[], $10::text[], $11::uuid[], $12::timestamptz[], $13::bigint[]
 )
 ON CONFLICT (submission_id) DO NOTHING
 """
@@ -32,6 +32,7 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
             event.records.size_bytes,
             event.records.rows,
             event.records.inline is not None,
+            event.records.format,
             recorded.decision.actor.user_id,
             recorded.decision.at,
             recorded.position,

@@ -105,6 +105,7 @@ async def _reference(call: Call, scope: Scope, run: Row, step_index: int, kind: 
         position=row["output_position"],
         step_index=made_by,
         kind=side,
+        format=row[f"{side}_format"],
     )
 
 
@@ -117,4 +118,5 @@ async def _records_of_submission(call: Call, scope: Scope, submission_id: str) -
         size_bytes=row["records_size_bytes"],
         inline=row["records_inline"],
         position=row["position"],
+        format=row["records_format"],
     )

@@ -19,6 +19,7 @@ from gateway.models import (
     Page,
     PageQuery,
     Position,
+    Progress,
     Query,
     Text,
     Timestamp,
@@ -39,7 +40,7 @@ RUN_EXAMPLE: dict[str, Any] = {
     "blueprint_id": ID_EXAMPLE,
     "retry_of": None,
     "status": "succeeded",
-    "steps": [{"index": 0, "key": "extract_domain", "status": "succeeded", "attempt": 1}],
+    "steps": [{"index": 0, "key": "extract_domain", "status": "succeeded", "attempt": 1, "progress": None}],
     "error": None,
     "created_by": ID_EXAMPLE,
     "started_at": TIME_EXAMPLE,
@@ -55,12 +56,13 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=CallRoute)
 class StepOfRun(BaseModel):
     """Where one step of the run is."""
 
-    model_config = shown(index=0, key="extract_domain", status="succeeded", attempt=1)
+    model_config = shown(index=0, key="extract_domain", status="succeeded", attempt=1, progress=None)
 
     index: int
     key: str
     status: Annotated[str, Field(description="pending, scheduled, running, retrying, succeeded, failed or skipped.")]
     attempt: int | None
+    progress: Annotated[Progress | None, Field(description="Of a step that is at a large batch.")]
 
 
 class RunError(BaseModel):

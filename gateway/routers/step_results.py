@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from events import strictjson
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
-from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
-from gateway.run_view import RunKey, pending
+from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Progress, Query, Timestamp, example, shown
+from gateway.run_view import RunKey, pending, progress
 from projections.queries import work
 from projections.queries.reader import Row, Scope
 
@@ -29,8 +30,10 @@ STEP_RESULT_EXAMPLE: dict[str, Any] = {
     "ended_at": TIME_EXAMPLE,
     "duration_us": 740,
     "input": {"digest": DIGEST_EXAMPLE, "rows": 1},
-    "output": {"digest": DIGEST_EXAMPLE, "rows": 1, "size_bytes": 64, "inline": True},
+    "output": {"digest": DIGEST_EXAMPLE, "rows": 1, "size_bytes": 64, "inline": True, "format": "json"},
     "rejects": None,
+    "report": None,
+    "progress": None,
     "error": None,
     "position": 22,
 }
@@ -48,14 +51,15 @@ class InputReference(BaseModel):
 
 
 class PayloadReference(BaseModel):
-    """A batch of records: `results/get` pages through it."""
+    """A batch of records: `results/get` pages through it. `format` is `batch` for one that is held in chunks."""
 
-    model_config = shown(digest=DIGEST_EXAMPLE, rows=1, size_bytes=64, inline=True)
+    model_config = shown(digest=DIGEST_EXAMPLE, rows=1, size_bytes=64, inline=True, format="json")
 
     digest: str
     rows: int | None
     size_bytes: int | None
     inline: bool | None
+    format: str
 
 
 class StepError(BaseModel):
@@ -86,6 +90,10 @@ class StepResult(BaseModel):
     input: InputReference | None
     output: PayloadReference | None
     rejects: PayloadReference | None
+    report: Annotated[
+        dict[str, Any] | None, Field(description="What else the step tells: a file's dialect and schema, for example.")
+    ]
+    progress: Annotated[Progress | None, Field(description="Of a step that is at a large batch.")]
     error: StepError | None
     position: Position | None
 
@@ -155,6 +163,8 @@ def _result(run: Row, index: int, row: Row | None) -> StepResult:
         input=_input(row),
         output=_payload(row, "output"),
         rejects=_payload(row, "rejects"),
+        report=None if row["report"] is None else strictjson.loads(row["report"]),
+        progress=progress(row["chunks_done"], row["chunks_total"]),  # type: ignore[arg-type]
         error=StepError(code=row["error_code"], message=row["error_message"]) if row["error_code"] else None,
     )
 

@@ -43,7 +43,10 @@ router = APIRouter(prefix="/v1/submissions", tags=["submissions"], route_class=C
 
 
 class Submission(BaseModel):
-    """A batch of records that was handed in. `records_digest` is the SHA-256 of its JSON."""
+    """A batch of records that was handed in. `records_digest` is the SHA-256 of its JSON.
+
+    Of an uploaded file (`records_format: file`) it is that of the list of its parts; its rows are not counted.
+    """
 
     model_config = shown(
         submission_id=ID_EXAMPLE,
@@ -53,6 +56,7 @@ class Submission(BaseModel):
         records_digest="6f1ed002ab5595859014ebf0951522d9aa1f6dbb3f5a1f2d2a3a1a6e7d1c1a11",
         records_size_bytes=64,
         records_rows=1,
+        records_format="json",
         created_by=ID_EXAMPLE,
         created_at=TIME_EXAMPLE,
         position=20,
@@ -65,6 +69,7 @@ class Submission(BaseModel):
     records_digest: str
     records_size_bytes: int
     records_rows: int
+    records_format: str
     created_by: Id | None
     created_at: Timestamp
     position: Position

@@ -6,7 +6,7 @@ from projections.queries.reader import Reader, Row, Scope
 
 _SUBMISSION = """
 SELECT submission_id::text, company_id::text, blueprint_id::text, name, records_digest, records_size_bytes,
-       records_rows, records_inline, created_by::text, created_at, position
+       records_rows, records_inline, records_format, created_by::text, created_at, position
 FROM data_engine.submissions_v1
 """
 
@@ -27,17 +27,19 @@ _RUN = """
 SELECT r.run_id::text, r.org_id::text, r.company_id::text, r.submission_id::text, r.blueprint_id::text,
        r.retry_of::text, r.status, r.step_keys, r.current_step, r.current_attempt, r.not_before, r.error_step,
        r.error_code, r.error_message, r.created_by::text, r.started_at, r.ended_at, r.position, r.last_position,
-       s.indexes, s.statuses, s.attempts, s.output_digest, s.output_size_bytes, s.output_rows, s.output_inline,
-       s.output_position
+       s.indexes, s.statuses, s.attempts, s.chunks_done, s.chunks_total, s.output_digest, s.output_size_bytes,
+       s.output_rows, s.output_inline, s.output_format, s.output_position
 """
 
 _STEPS_OF_RUN = """
 LEFT JOIN LATERAL (
     SELECT array_agg(s.step_index) AS indexes, array_agg(s.status) AS statuses, array_agg(s.attempt) AS attempts,
+           array_agg(s.chunks_done) AS chunks_done, array_agg(s.chunks_total) AS chunks_total,
            max(s.output_digest) FILTER (WHERE is_last) AS output_digest,
            max(s.output_size_bytes) FILTER (WHERE is_last) AS output_size_bytes,
            max(s.output_rows) FILTER (WHERE is_last) AS output_rows,
            bool_or(s.output_inline) FILTER (WHERE is_last) AS output_inline,
+           max(s.output_format) FILTER (WHERE is_last) AS output_format,
            max(s.output_position) FILTER (WHERE is_last) AS output_position
     FROM (
         SELECT *, step_index = cardinality(r.step_keys) - 1 AS is_last
@@ -98,8 +100,9 @@ RUN_EXISTS = "SELECT 1 FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND run_
 
 STEP_RESULTS = """
 SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,
-       input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_position,
-       rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, error_code, error_message, position
+       input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_format,
+       output_position, rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, rejects_format, error_code,
+       error_message, report, chunks_done, chunks_total, position
 FROM data_engine.step_results_v1
 WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND run_id = $3::uuid
 ORDER BY step_index

@@ -19,6 +19,7 @@ from events.processing import (
     RunStarted,
     RunSucceeded,
     StepFailed,
+    StepProgressed,
     StepReused,
     StepScheduled,
     StepSkipped,
@@ -27,6 +28,7 @@ from events.processing import (
     SubmissionCreated,
 )
 from events.subjects import QUICK, Lane
+from services.domain.outcome import Done, Fault, Outcome, Reuse
 
 BACKOFF_MAX_S = 3600.0
 
@@ -57,6 +59,7 @@ class RunState:
     records: Payload | None = None
     results: tuple[StepSucceeded | StepReused, ...] = ()
     due: Due | None = None
+    reuse_results: bool = True
 
     def input_of(self, step_index: int) -> Payload:
         """What the step reads: the submission's records, or the output of the step before it."""
@@ -64,36 +67,6 @@ class RunState:
             return self.results[step_index - 1].output
         assert self.records is not None, "a run that has started has records"
         return self.records
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A worker's report: the step made this."""
-
-    step_index: int
-    attempt: int
-    step_version: str
-    started_at: datetime
-    duration_us: int
-    output: Payload
-    rejects: Payload | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A worker's report: this attempt failed."""
-
-    step_index: int
-    attempt: int
-    code: str
-    message: str
-    retryable: bool
-    step_version: str | None = None
-    started_at: datetime | None = None
-    duration_us: int | None = None
-
-
-Outcome = Done | Fault
 
 
 def evolve(state: RunState, event: Event) -> RunState:
@@ -106,6 +79,9 @@ def evolve(state: RunState, event: Event) -> RunState:
             return replace(state, version=version, due=Due(event.step_index, event.attempt, event.not_before))
         case StepStarted():
             return replace(state, version=version, due=Due(event.step_index, event.attempt, started=True))
+        case StepProgressed():
+            due = Due(event.step_index, event.attempt, started=True)
+            return replace(state, version=version, due=due)
         case StepFailed():
             return replace(state, version=version, due=None)
         case SubmissionCreated():
@@ -120,6 +96,7 @@ def evolve(state: RunState, event: Event) -> RunState:
                 event.blueprint_id,
                 event.plan,
                 event.records or state.records,
+                reuse_results=event.reuse_results,
             )
         case RunSucceeded():
             return replace(state, version=version, status="succeeded", due=None)
@@ -147,6 +124,7 @@ def submit(
     name: str | None,
     records: Payload,
     plan: tuple[BlueprintStep, ...] | None,
+    reuse_results: bool = True,
 ) -> list[Event]:
     """Create a submission and, with a plan, start its first run: one decision, accepted as a whole."""
     created = SubmissionCreated(
@@ -160,7 +138,13 @@ def submit(
     if plan is None:
         return [created]
     started = start(
-        run_id, company_id=company_id, submission_id=submission_id, blueprint_id=blueprint_id, plan=plan, records=None
+        run_id,
+        company_id=company_id,
+        submission_id=submission_id,
+        blueprint_id=blueprint_id,
+        plan=plan,
+        records=None,
+        reuse_results=reuse_results,
     )
     return [created, *started]
 
@@ -173,6 +157,7 @@ def start(
     blueprint_id: str,
     plan: tuple[BlueprintStep, ...],
     records: Payload | None,
+    reuse_results: bool = True,
 ) -> list[Event]:
     """Start a run: its first step is due. `records` is None when its submission is created in the same decision."""
     at = _at(run_id, 1)
@@ -184,6 +169,7 @@ def start(
             blueprint_id=blueprint_id,
             plan=plan,
             records=records,
+            reuse_results=reuse_results,
         ),
         StepScheduled(**at, step_index=0, step_key=plan[0].key, attempt=1),
     ]
@@ -207,6 +193,7 @@ def start_again(state: RunState, run_id: str) -> list[Event]:
         plan=state.plan,
         records=state.records,
         retry_of=state.run_id,
+        reuse_results=state.reuse_results,
     )
     reused = [
         StepReused(
@@ -219,6 +206,7 @@ def start_again(state: RunState, run_id: str) -> list[Event]:
             input_rows=result.input_rows,
             output=result.output,
             rejects=result.rejects,
+            report=result.report,
         )
         for result in state.results
     ]
@@ -241,6 +229,26 @@ def mark_started(state: RunState, step_index: int, attempt: int, started_at: dat
     ]
 
 
+def progressed(
+    state: RunState, step_index: int, attempt: int, started_at: datetime, chunks_done: int, chunks_total: int | None
+) -> list[Event]:
+    """A worker is so far with a large batch. Nothing when the run no longer waits for it."""
+    if not awaits(state, step_index, attempt):
+        return []
+    return [
+        StepProgressed(
+            originator_id=state.run_id,
+            originator_version=state.version + 1,
+            step_index=step_index,
+            step_key=state.plan[step_index].key,
+            attempt=attempt,
+            started_at=started_at,
+            chunks_done=chunks_done,
+            chunks_total=chunks_total,
+        )
+    ]
+
+
 def awaits(state: RunState, step_index: int, attempt: int) -> bool:
     """Whether this very attempt of this step is what the run waits for."""
     return state.due is not None and (state.due.step_index, state.due.attempt) == (step_index, attempt)
@@ -258,7 +266,9 @@ def record(state: RunState, outcomes: Sequence[Outcome], now: datetime) -> list[
     for outcome in outcomes:
         if isinstance(outcome, Fault):
             return events + _failed(state, outcome, version, now)
-        succeeded = _succeeded(state, outcome, version)
+        succeeded = (
+            _reused(state, outcome, version) if isinstance(outcome, Reuse) else _succeeded(state, outcome, version)
+        )
         events.append(succeeded)
         state = evolve(state, succeeded)
     return events + _go_on(state, version)
@@ -317,6 +327,23 @@ def _succeeded(state: RunState, done: Done, version: int) -> StepSucceeded:
         input_rows=source.rows,
         output=done.output,
         rejects=done.rejects,
+        report=done.report,
+    )
+
+
+def _reused(state: RunState, reuse: Reuse, version: int) -> StepReused:
+    source = state.input_of(reuse.step_index)
+    return StepReused(
+        **_at(state.run_id, version),
+        step_index=reuse.step_index,
+        step_key=state.plan[reuse.step_index].key,
+        step_version=reuse.step_version,
+        from_run_id=reuse.from_run_id,
+        input_digest=source.digest,
+        input_rows=source.rows,
+        output=reuse.output,
+        rejects=reuse.rejects,
+        report=reuse.report,
     )
 
 

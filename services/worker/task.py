@@ -20,7 +20,8 @@ from events.processing import RUN
 from events.subjects import BULK, QUICK, Lane, lane_of
 from services import observe
 from services.domain import run as runs
-from services.domain.run import Done, Fault, RunState
+from services.domain.outcome import Done, Fault
+from services.domain.run import RunState
 from services.repository import events_of
 from services.settle import Done as Settled
 from services.settle import Outcome, RetryAfter

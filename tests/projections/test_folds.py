@@ -200,7 +200,8 @@ async def test_a_submission_knows_where_its_records_are(world, inline):
         {
             "submission_id": SUBMISSION, "org_id": ORG, "company_id": COMPANY, "blueprint_id": BLUEPRINT, "name": "n",
             "records_digest": records.digest, "records_size_bytes": records.size_bytes, "records_rows": 1,
-            "records_inline": inline, "created_by": USER, "created_at": history.at(1), "position": 1,
+            "records_inline": inline, "records_format": "json", "created_by": USER, "created_at": history.at(1),
+            "position": 1,
         }
     ]  # fmt: skip
 
@@ -229,7 +230,7 @@ def run_row(run_id: str = RUN_ID, position: int = 1, **changes: object) -> dict:
 def step_row(index: int, run_id: str = RUN_ID, **columns: object) -> dict:
     return {
         "run_id": run_id, "step_index": index, "org_id": ORG, "company_id": COMPANY, "submission_id": SUBMISSION,
-        "step_key": PLAN[index].key,
+        "step_key": PLAN[index].key, "output_format": "json", "rejects_format": "json",
     } | columns  # fmt: skip
 
 
