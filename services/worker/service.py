@@ -29,8 +29,12 @@ from services.domain import administration
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
+from services.worker.batches import BatchRunner
+from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
+from services.worker.memo import Memo
 from services.worker.registry import load_steps
+from services.worker.reuse import Reuser
 from services.worker.slots import FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
@@ -92,13 +96,16 @@ class Worker:
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
         )
+        blobs, memo = BlobStore(self._connection), Memo(self._connection)
         self._runner = TaskRunner(
             log,
-            BlobStore(self._connection),
+            blobs,
             self._steps,
             self._processes,
             self._settings.checkpoint_ms,
             self._watchdog,
+            BatchRunner(ChunkExecutor(blobs, self._processes), memo, self._settings.worker_processes),
+            Reuser(log, memo),
         )
         for step in self._steps.values():
             await register(log, step)
