@@ -36,19 +36,20 @@ class Failure:
 def execute(step: Step[Any], records: bytes, config: Mapping[str, Any]) -> Executed | Failure:
     """Run a step. Never raises for what a step can do wrong: that is a Failure."""
     try:
-        return _encode(step.execute(decode_records(records), config))
+        return encode(step.execute(decode_records(records), config))
     except ValidationError as error:
-        return Failure("config_invalid", _bounded(f"The config of {step.key} does not fit: {error}"), retryable=False)
+        return Failure("config_invalid", bounded(f"The config of {step.key} does not fit: {error}"), retryable=False)
     except StepError as error:
-        return Failure(error.code, _bounded(str(error)), error.retryable)
+        return Failure(error.code, bounded(str(error)), error.retryable)
     except MemoryError:
         return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
     except Exception as error:  # noqa: BLE001 - a step is foreign code: whatever it raises is its result
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return Failure("step_exception", _bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
+        return Failure("step_exception", bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
 
 
-def _encode(output: StepOutput) -> Executed:
+def encode(output: StepOutput) -> Executed:
+    """What a step returned, as bytes. Raises StepError for what JSON cannot hold."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")
     try:
@@ -59,7 +60,7 @@ def _encode(output: StepOutput) -> Executed:
     return Executed(encoded, len(output.records), rejects, len(output.rejects))
 
 
-def _bounded(message: str) -> str:
+def bounded(message: str) -> str:
     """Error texts quote data: bounded, and free of what Postgres cannot store."""
     return message.replace("\x00", "\\0").encode("utf-8", "replace").decode()[:MESSAGE_MAX_CHARS]
 

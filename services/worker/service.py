@@ -31,6 +31,7 @@ from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveri
 from services.steps.base import Step
 from services.worker.isolation import StepProcesses
 from services.worker.registry import load_steps
+from services.worker.remote import RemoteStep, RemoteSteps
 from services.worker.slots import FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
@@ -79,6 +80,7 @@ class Worker:
         self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
         self._in_hand: dict[str, Held] = {}  # by the task's subject
         self._working: set[asyncio.Task[None]] = set()
+        self._unstarted: list[Any] = []  # subscribers of remote steps
         self._stopping = False
         for step in self._steps.values():
             for queue in _queues(step.key):
@@ -92,11 +94,15 @@ class Worker:
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
         )
+        self._remote = RemoteSteps(
+            self._connection, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
+        )
         self._runner = TaskRunner(
             log,
             BlobStore(self._connection),
             self._steps,
             self._processes,
+            self._remote,
             self._settings.checkpoint_ms,
             self._watchdog,
         )
@@ -105,6 +111,7 @@ class Worker:
         await self._ensure_consumers()
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
+        await self._remote.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
@@ -122,7 +129,19 @@ class Worker:
         self._watchdog.close()
         await self.broker.stop()
 
-    def _subscribe(self, step: Step[Any], queue: "Queue") -> None:
+    async def _serve_remote(self, step: RemoteStep) -> None:
+        """Take the tasks of a step that was announced; of one that is served already, its new version."""
+        await register(EventLog(self._connection), step)
+        self._steps[step.key] = step
+        await self._ensure_consumers()
+        if step.key not in self._slots:
+            self._slots[step.key] = FairSlots(self._settings.worker_concurrency)
+            self._unstarted += [self._subscribe(step, queue) for queue in _queues(step.key)]
+        while self._unstarted:  # what fails is gone on with at the next announcement
+            await self._unstarted[-1].start()
+            self._unstarted.pop()
+
+    def _subscribe(self, step: Step[Any], queue: "Queue") -> Any:
         """One handler a queue. It admits a task and returns; a full worker admits none, and so fetches none."""
         subscriber = self.broker.subscriber(
             queue.filter,
@@ -151,6 +170,7 @@ class Worker:
 
         admit.__name__ = queue.title.replace(":", "_")
         subscriber(admit)
+        return subscriber
 
     async def _work(self, held: "Held", slots: FairSlots) -> None:
         outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves

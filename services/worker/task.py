@@ -28,6 +28,7 @@ from services.settle import Outcome, RetryAfter
 from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import StepProcesses
 from services.worker.registry import Registry
+from services.worker.remote import RemoteSteps
 
 INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
 """Larger batches run in a step process, so that the worker's loop stays free: above all from those who have many."""
@@ -77,6 +78,7 @@ class TaskRunner:
         blobs: BlobStore,
         registry: Registry,
         processes: StepProcesses,
+        remote: RemoteSteps,
         checkpoint_ms: float,
         guard: Callable[[float | None], None],
     ) -> None:
@@ -84,6 +86,7 @@ class TaskRunner:
         self._blobs = blobs
         self._registry = registry
         self._processes = processes
+        self._remote = remote
         self._checkpoint_s = checkpoint_ms / 1000
         self._guard = guard
         self._turns = asyncio.Lock()
@@ -166,7 +169,12 @@ class TaskRunner:
         planned = state.plan[index]
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
-        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES[task.lane] or step.has_effects
+        isolated = (
+            planned.key in self._remote
+            or task.suspicious
+            or len(data) > INLINE_MAX_BYTES[task.lane]
+            or step.has_effects
+        )
         if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
@@ -201,8 +209,9 @@ class TaskRunner:
     ) -> Executed | Failure:
         """Execute in a step process; after a moment, mark the step started for those who watch."""
         planned = state.plan[index]
+        place = self._remote if planned.key in self._remote else self._processes
         execution = asyncio.create_task(
-            self._processes.execute(planned.key, data, planned.config, planned.retry.timeout_s, task.lane)
+            place.execute(planned.key, data, planned.config, planned.retry.timeout_s, task.lane)
         )
         try:
             done, _ = await asyncio.wait({execution}, timeout=MARK_STARTED_AFTER_S)
