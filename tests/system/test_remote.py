@@ -1,21 +1,15 @@
 """Steps that a worker in another language serves, against the running system; the client speaks docs/protocol.md."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
-from cli import embedded
 from cli.embedded import EmbeddedConfig
-from cli.supervisor import ProcessSpec, Supervisor
 from cli.system import System
-from events.connection import connect
-from events.health import ask_health
 from events.settings import Settings
 from tests.system.client import Org
+from tests.system.extra_worker import extra_worker
 from tests.system.remote_client import RemoteWorker, upper
 
 Start = Callable[..., RemoteWorker]
@@ -26,39 +20,6 @@ async def engine(system: System, system_settings: Settings, tmp_path_factory) ->
     """One more worker beside the system's, which serves whatever is announced: `dex worker --remote '*'`."""
     async with extra_worker(system, system_settings, tmp_path_factory.mktemp("engine"), "--remote", "*"):
         yield
-
-
-class extra_worker:  # noqa: N801 - read as a function
-    """A `dex worker …` of the test's own, until the block ends."""
-
-    def __init__(self, system: System, settings: Settings, folder: Path, *arguments: str, cwd: Path | None = None):
-        environment = system.endpoints.for_process(settings, "worker").as_environment()
-        environment["DATA_ENGINE_STEP_MODULES"] = "services.steps.catalogue"
-        self._folder, self._url = folder, system.endpoints.nats_url
-        self._supervisor = Supervisor(folder / "state.json", lambda _name, _what: None)
-        root = str(Path(embedded.__file__).parent.parent)
-        environment |= {"PYTHONPATH": root}
-        launcher = "import os, sys; os.chdir(sys.argv.pop(1)); from cli.main import main; main()"
-        self._argv = [sys.executable, "-c", launcher, str(cwd or folder), "worker", *arguments]
-        self._environment = environment
-
-    async def __aenter__(self) -> None:
-        connection = await connect([self._url], "test")
-        before = {alive.pid for alive in await ask_health(connection, 2, process="worker", enough=1)}
-
-        async def serves() -> None:
-            alive = await ask_health(connection, 0.3, process="worker")
-            if not {one.pid for one in alive} - before:
-                raise ConnectionError("The worker does not answer yet.")
-
-        log = self._folder / "worker.log"
-        await self._supervisor.start(
-            ProcessSpec("extra-worker", self._argv, log, env={**os.environ, **self._environment}, ready=serves)
-        )
-        await connection.close()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._supervisor.stop()
 
 
 @pytest.fixture
