@@ -202,7 +202,7 @@ class RemoteSteps:
             answer = _refusal(error.code, str(error), retryable=error.retryable)
         except (DataEngineError, nats.errors.Error, OSError) as error:
             _logger.warning("announcement_not_taken_in", error=repr(error))
-            answer = _refusal("unavailable", "The log does not answer; announce again.", retryable=True)
+            answer = _refusal("unavailable", "It could not be recorded now; announce again.", retryable=True)
         if message.reply:
             await message.respond(orjson.dumps(answer))
 

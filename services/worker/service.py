@@ -17,7 +17,7 @@ from events import subjects
 from events.administration import STEP, StepRegistered
 from events.blobs import BlobStore
 from events.context import PLATFORM_ORG, SERVICE_ACTOR
-from events.errors import DataEngineError, PoisonedMessageError, VersionConflictError
+from events.errors import DataEngineError, PoisonedMessageError, UnavailableError, VersionConflictError
 from events.log import EventLog, decision_id
 from events.logging import get_logger
 from events.mapper import decode_decision
@@ -131,6 +131,8 @@ class Worker:
 
     async def _serve_remote(self, step: RemoteStep) -> None:
         """Take the tasks of a step that was announced; of one that is served already, its new version."""
+        if self._stopping:
+            raise UnavailableError("This worker is leaving.")
         await register(EventLog(self._connection), step)
         self._steps[step.key] = step
         await self._ensure_consumers()
