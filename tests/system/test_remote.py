@@ -7,7 +7,12 @@ import pytest
 
 from cli.embedded import EmbeddedConfig
 from cli.system import System
+from events.administration import STEP
+from events.context import PLATFORM_ORG
 from events.settings import Settings
+from services.repository import Repository
+from services.steps.base import Result, Rows, Step, StepConfig
+from services.worker.service import register
 from tests.system.client import Org
 from tests.system.extra_worker import extra_worker
 from tests.system.remote_client import RemoteWorker, upper
@@ -174,3 +179,28 @@ async def test_a_worker_that_names_its_remote_steps_leaves_others_alone(system, 
     ):
         answers = await asyncio.gather(*(remote.announce() for _ in range(5)))
     assert answers == [{"protocol": 1, "accepted": True}] * 5
+
+
+async def test_what_failed_for_a_while_is_tried_again_and_succeeds(org, worker):
+    """A request that nobody answered, then an error that may pass, then an answer."""
+    answers = iter([lambda _: None, lambda _: {"error": {"code": "busy", "message": "", "retryable": True}}, upper])
+    async with worker(lambda request: next(answers)(request), key="remote_flaky") as remote:
+        await remote.announce()
+        retry = {"attempts": 3, "backoff_s": 0.05, "timeout_s": 0.5}
+        made = await org.submit(await org.blueprint(step("remote_flaky", retry=retry)), [{"name": "a"}])
+        run = await org.ended(made)
+        assert run["status"] == "succeeded", run
+        assert await outputs(org, made) == [{"name": "A"}]
+    assert len(remote.requests) == 3
+
+
+async def test_a_python_step_is_taken_over_only_when_its_key_is_named(system, system_settings, log, worker, tmp_path):
+    python = Step("was_python", "1", "A step.", StepConfig, Rows(lambda frame, config, context: Result(frame)))
+    await register(log, python)
+    async with worker(key="was_python") as remote:
+        assert (await remote.announce())["error"]["code"] == "step_taken"
+        async with extra_worker(system, system_settings, tmp_path, "--remote", "was_python"):
+            known = await Repository(log).fresh_thing(PLATFORM_ORG, STEP, "was_python")
+            while known.registration.version != "remote+1":  # the other engine goes on refusing, and may be heard first
+                await remote.announce()
+                known = await Repository(log).fresh_thing(PLATFORM_ORG, STEP, "was_python")
