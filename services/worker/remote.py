@@ -26,7 +26,7 @@ from events.subjects import QUICK, Lane
 from services.repository import Repository
 from services.steps.base import Record, Reject, Rows, Step, StepConfig, StepError, StepOutput, Whole
 from services.worker.execution import Executed, Failure, bounded, encode
-from services.worker.wire import (
+from services.worker.foreign import (
     MESSAGE_MAX_BYTES,
     PROTOCOL,
     Announcement,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from events.errors import InvalidInputError
 from services.steps.base import Reject, StepError, StepOutput
-from services.worker.wire import Announcement, Answer, output_of, parse, parts_of, request_of
+from services.worker.foreign import Announcement, Answer, output_of, parse, parts_of, request_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
