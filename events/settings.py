@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     """Where the gateway listens; the platform's plain `PORT` is honoured too."""
     body_max_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     """A request body above this is refused with 413."""
+    upload_max_bytes: Annotated[int, Field(ge=KIB)] = 4 * 1024 * MIB
+    """As long a file may be that is uploaded, as it comes: compressed, if it is."""
+    uploads_per_org_max: Annotated[int, Field(ge=1)] = 4
+    """Files of one org that a gateway process takes at the same time."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
     """The longest `wait_s` of runs/get."""
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0

@@ -13,6 +13,7 @@ COMMANDS = "COMMANDS"
 TASKS = "TASKS"
 BULK_TASKS = "BULK_TASKS"
 BLOBS = "BLOBS"
+MEMO = "MEMO"
 DEAD_LETTERS = "DEAD_LETTERS"
 
 PROJECTED = "signals.projected"
@@ -65,6 +66,11 @@ def history(org_id: str, kind: str, aggregate_id: str) -> str:
 def blob(org_id: str, digest: str) -> str:
     """Where a blob of an org is kept; the tenant is in the key, so orgs never share one."""
     return f"blobs.{org_id}.{digest}"
+
+
+def memo(org_id: str, company_id: str, key: str) -> str:
+    """Where a company's result is kept under what it follows from."""
+    return f"memo.{org_id}.{company_id}.{key}"
 
 
 def task_filter(step_key: str) -> str:

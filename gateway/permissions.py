@@ -51,6 +51,7 @@ class Rule:
 
 ENDPOINTS: dict[str, Rule] = {
     "/v1/submissions/create": Rule(EVERYONE, command=True, work=True),
+    "/v1/submissions/upload": Rule(EVERYONE, command=True, work=True),
     "/v1/submissions/get": Rule(EVERYONE),
     "/v1/submissions/list": Rule(EVERYONE),
     "/v1/runs/create": Rule(EVERYONE, command=True, work=True),

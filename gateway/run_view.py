@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from events.payload import decode_records
 from gateway.payloads import Payloads, Reference
 from gateway.signals import POLL_S, RunWaiter, Signals
 from projections.queries import work
@@ -151,7 +152,7 @@ def pending(row: Row, index: int) -> tuple[str, int | None]:
 
 async def with_results(payloads: Payloads, row: Row, resource: dict[str, Any]) -> dict[str, Any]:
     """The resource, with the first records of its output when the run has succeeded."""
-    if row["status"] == "succeeded" and row["output_digest"] is not None:
+    if row["status"] == "succeeded" and row["output_digest"] is not None and row["output_format"] == "json":
         text = await payloads.text(output_reference(row, len(row["step_keys"]) - 1))
         resource["results"] = {"rows": row["output_rows"], "records": _first(text, row["output_rows"])}
     return resource
@@ -172,6 +173,6 @@ def output_reference(row: Row, step_index: int) -> Reference:
 
 def _first(text: bytes, rows: int) -> Any:
     """At most RESULTS_MAX_RECORDS; a short batch goes out as it was stored, without being parsed."""
-    if rows <= RESULTS_MAX_RECORDS:
+    if rows <= RESULTS_MAX_RECORDS and text.startswith(b"["):
         return orjson.Fragment(text)
-    return orjson.loads(text)[:RESULTS_MAX_RECORDS]
+    return decode_records(text)[:RESULTS_MAX_RECORDS]

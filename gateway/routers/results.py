@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from events.errors import StateConflictError
+from events.payload import decode_records
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, Id, Query, example, shown
@@ -69,7 +69,7 @@ async def get(body: GetResults, call: Authenticated) -> Response:
     if step_index >= len(run["step_keys"]):
         answers.found(None, f"step {step_index} in the run", body.run_id)
     reference = await _reference(call, scope, run, step_index, body.kind)
-    records = [] if reference is None else orjson.loads(await call.gateway.payloads.text(reference))
+    records = [] if reference is None else decode_records(await call.gateway.payloads.text(reference))
     end = start + body.limit
     return answers.json_response(
         {

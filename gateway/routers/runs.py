@@ -111,6 +111,9 @@ class CreateRun(BaseModel):
     model_config = example(submission_id=ID_EXAMPLE)
 
     submission_id: Id
+    reuse_results: Annotated[
+        bool, Field(description="Whether an earlier result of a step over the same input may stand for executing it.")
+    ] = True
 
 
 class RunCreated(Done):
@@ -173,7 +176,12 @@ async def create(body: CreateRun, call: Authenticated) -> Response:
     await must_see(call, SUBMISSION, body.submission_id)
     envelope = call.envelope(body)
     run_id = envelope.new_id(RUN)
-    command = commands.CreateRun(**envelope.fields(), aggregate_id=run_id, submission_id=body.submission_id)
+    command = commands.CreateRun(
+        **envelope.fields(),
+        aggregate_id=run_id,
+        submission_id=body.submission_id,
+        reuse_results=body.reuse_results,
+    )
     with await call.opening(run_id) as opening:
         return await answers.do(call, envelope, command, 201, opening, run_id=run_id)
 

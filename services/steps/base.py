@@ -129,6 +129,13 @@ class Whole(Generic[C]):
 
 
 @dataclass(frozen=True, slots=True)
+class Source(Generic[C]):
+    """Makes chunks of an uploaded file, which it gets part by part; the first step of a run."""
+
+    function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A documented case, which is also a test: these records with this config give this."""
 
@@ -155,7 +162,7 @@ class Step(Generic[C]):
     version: str
     summary: str
     config_model: type[C]
-    body: Rows[C] | Exchange[C] | Whole[C]
+    body: Rows[C] | Exchange[C] | Whole[C] | Source[C]
     has_effects: bool = False
     reads: Callable[[C], Sequence[str] | None] = lambda _: None
     references: Callable[[C], Sequence[str]] = lambda _: ()
@@ -163,7 +170,7 @@ class Step(Generic[C]):
     holds: str = ""
 
     @property
-    def kind(self) -> Literal["rows", "exchange", "whole"]:
+    def kind(self) -> Literal["rows", "exchange", "whole", "source"]:
         """What it needs of a batch at once."""
         return _KINDS[type(self.body)]
 
@@ -183,17 +190,28 @@ class Step(Generic[C]):
                     yield replace(apply(frame, verdict, config, context), report=report)
             case Whole(function):
                 yield from function(frames, config, context)
+            case Source():
+                raise StepError(f"{self.key} reads an uploaded file, not records.", code="not_a_file")
 
     def execute(
-        self, records: Sequence[Record], config: Mapping[str, Any], context: Context = NO_CONTEXT
+        self,
+        records: Sequence[Record],
+        config: Mapping[str, Any],
+        context: Context = NO_CONTEXT,
+        ids: Sequence[int] | None = None,
     ) -> StepOutput:
         """Validate `config` and run the step over a few records. Raises pydantic.ValidationError or StepError."""
-        frame = RecordFrame(records)
+        frame = RecordFrame(records, ids)
         result = one_result(self.run([frame], self.config_model.model_validate(config), context), frame)
         return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
 
 
-_KINDS: Mapping[type, Literal["rows", "exchange", "whole"]] = {Rows: "rows", Exchange: "exchange", Whole: "whole"}
+_KINDS: Mapping[type, Literal["rows", "exchange", "whole", "source"]] = {
+    Rows: "rows",
+    Exchange: "exchange",
+    Whole: "whole",
+    Source: "source",
+}
 
 
 def one_result(results: Iterable[Result], like: Frame) -> Result:
@@ -227,7 +245,7 @@ def step(
 
     def declare(function: Callable[[Sequence[Record], C], StepOutput]) -> Step[C]:
         def over_frame(frame: Frame, config: C, context: Context) -> Result:  # noqa: ARG001 - records need no context
-            return _framed(frame, function(frame.records(), config))
+            return framed(frame, function(frame.records(), config))
 
         def over_all(frames: Iterable[Frame], config: C, context: Context) -> Iterator[Result]:
             yield over_frame(concatenated(frames), config, context)
@@ -237,7 +255,7 @@ def step(
     return declare
 
 
-def _framed(frame: Frame, output: StepOutput) -> Result:
+def framed(frame: Frame, output: StepOutput) -> Result:
     """What a function over records returned, as rows with ids."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")

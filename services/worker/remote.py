@@ -21,11 +21,13 @@ from events.context import PLATFORM_ORG
 from events.errors import DataEngineError, InvalidInputError
 from events.log import EventLog
 from events.logging import get_logger
-from events.payload import decode_records
-from events.subjects import QUICK, Lane
+from events.payload import decode_batch
+from events.subjects import BULK, QUICK, Lane
 from services.repository import Repository
-from services.steps.base import Record, Reject, Rows, Step, StepConfig, StepError, StepOutput, Whole
-from services.worker.execution import Executed, Failure, bounded, encode
+from services.steps.base import Record, Reject, Rows, Step, StepConfig, StepError, StepOutput, Whole, framed
+from services.steps.frame import Frame, RecordFrame, concatenated
+from services.worker.chunk_code import answer_of, frame_of
+from services.worker.execution import Executed, Failure, bounded, encode, failure_of
 from services.worker.foreign import (
     MESSAGE_MAX_BYTES,
     PROTOCOL,
@@ -36,6 +38,8 @@ from services.worker.foreign import (
     parts_of,
     request_of,
 )
+from services.worker.isolation import Place, Receive, StepProcesses, Supply
+from services.worker.wire import Task, read_chunk
 
 EVERY = "*"
 """In place of keys: whatever is announced."""
@@ -129,9 +133,36 @@ class RemoteSteps:
     ) -> Executed | Failure:
         """Have a step run over one batch, bounded in time. What goes wrong is a Failure, as with StepProcesses."""
         try:
-            return encode(await self.run(step_key, decode_records(records), config, timeout_s))
+            frame = RecordFrame(*decode_batch(records))
+            result = framed(frame, await self.run(step_key, frame.records(), config, timeout_s))
+            return encode(StepOutput(result.frame.records(), result.rejects, result.frame.row_ids()))
         except StepError as error:
-            return Failure(error.code, bounded(str(error)), error.retryable)
+            return failure_of(step_key, error)
+
+    async def converse(
+        self,
+        head: Mapping[str, Any],
+        frames: Sequence[bytes],
+        timeout_s: float,
+        supply: Supply | None = None,
+        receive: Receive | None = None,
+        lane: Lane = BULK,  # noqa: ARG002 - as StepProcesses has it
+    ) -> Failure | None:
+        """Have a step do an operation on chunks, `rows` or `whole` (services.worker.chunk_code)."""
+        task, rest = Task.read(dict(head), frames)
+        try:
+            if head["op"] == "rows":
+                frame = await asyncio.to_thread(_frame_of, task, head["chunk"], rest)
+            else:
+                assert supply is not None, "an operation over a whole batch is given it piece by piece"
+                frame = await _whole_of(task, supply)
+            output = await self.run(task.step_key, frame.records(), task.config, timeout_s)
+            message, more = await asyncio.to_thread(lambda: answer_of(framed(frame, output)))
+        except StepError as error:
+            return failure_of(task.step_key, error)
+        assert receive is not None, "there is an answer"
+        await receive(message, more)
+        return None
 
     async def run(
         self, step_key: str, records: Sequence[Record], config: Mapping[str, Any], timeout_s: float
@@ -152,7 +183,8 @@ class RemoteSteps:
         start = 0
         for part in parts:
             body = await self._ask(served.announced, config, part, deadline_s, timeout_s)
-            output = output_of(body, len(part), whole=whole)
+            # an answer may take a while to read, and others wait for this loop
+            output = await asyncio.to_thread(output_of, body, len(part), whole=whole)
             if output.rows is None:
                 return output
             made.records.extend(output.records)
@@ -168,12 +200,7 @@ class RemoteSteps:
         left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
         request = request_of(step.key, step.version, config, records, max(1, int(left_s * 1000)))
         if len(request) > MESSAGE_MAX_BYTES:
-            what = "batch" if step.whole else "row"
-            raise StepError(
-                f"A {what} with its config is a request of {len(request)} bytes; a remote worker is sent at most "
-                f"{MESSAGE_MAX_BYTES}.",
-                code=f"{what}_too_large",
-            )
+            raise _too_large("batch" if step.whole else "row", len(request))
         try:
             answer = await self._connection.request(subjects.remote_step(step.key), request, timeout=left_s)
         except nats.errors.NoRespondersError as error:
@@ -229,6 +256,59 @@ class RemoteSteps:
             taken = step.registration is not None and not step.registration.version.startswith(VERSION_PREFIX)
         if taken:
             raise StepError(f"The step {key!r} is served by a Python module; choose another key.", code="step_taken")
+
+
+class Places:
+    """Executes a step where it is served: in this worker's step processes, or by remote workers."""
+
+    def __init__(self, processes: StepProcesses, remote: RemoteSteps) -> None:
+        self._processes = processes
+        self._remote = remote
+
+    def _of(self, step_key: str) -> Place:
+        return self._remote if step_key in self._remote else self._processes
+
+    async def execute(
+        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
+    ) -> Executed | Failure:
+        """Run one step over one batch, bounded in time."""
+        return await self._of(step_key).execute(step_key, records, config, timeout_s, lane)
+
+    async def converse(
+        self,
+        head: Mapping[str, Any],
+        frames: Sequence[bytes],
+        timeout_s: float,
+        supply: Supply | None = None,
+        receive: Receive | None = None,
+        lane: Lane = BULK,
+    ) -> Failure | None:
+        """Ask for an operation on chunks; None when it is done."""
+        return await self._of(head["step"]).converse(head, frames, timeout_s, supply, receive, lane)
+
+
+def _frame_of(task: Task, head: dict[str, Any], frames: Sequence[bytes]) -> Frame:
+    return frame_of(read_chunk(head, frames), task.names)
+
+
+async def _whole_of(task: Task, supply: Supply) -> Frame:
+    """A whole batch, if it is small enough for a request; no more of it is loaded than that."""
+    parts: list[Frame] = []
+    size_bytes = 0
+    while (piece := await supply()) is not None:
+        parts.append(await asyncio.to_thread(_frame_of, task, piece[0]["chunk"], piece[1]))
+        size_bytes += len(await asyncio.to_thread(orjson.dumps, parts[-1].records()))
+        if size_bytes > MESSAGE_MAX_BYTES:
+            raise _too_large("batch", size_bytes)
+    return concatenated(parts)
+
+
+def _too_large(what: str, size_bytes: int) -> StepError:
+    message = (
+        f"A {what} with its config is a request of {size_bytes} bytes or more; a remote worker is sent at most "
+        f"{MESSAGE_MAX_BYTES}."
+    )
+    return StepError(message, code=f"{what}_too_large")
 
 
 def _refuse_what_was_before(served: Served, announced: Announcement) -> None:

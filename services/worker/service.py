@@ -29,9 +29,13 @@ from services.domain import administration
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
+from services.worker.batches import BatchRunner
+from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
+from services.worker.memo import Memo
 from services.worker.registry import load_steps
-from services.worker.remote import RemoteStep, RemoteSteps
+from services.worker.remote import Places, RemoteStep, RemoteSteps
+from services.worker.reuse import Reuser
 from services.worker.slots import FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
@@ -97,14 +101,17 @@ class Worker:
         self._remote = RemoteSteps(
             self._connection, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
         )
+        places = Places(self._processes, self._remote)
+        blobs, memo = BlobStore(self._connection), Memo(self._connection)
         self._runner = TaskRunner(
             log,
-            BlobStore(self._connection),
+            blobs,
             self._steps,
-            self._processes,
-            self._remote,
+            places,
             self._settings.checkpoint_ms,
             self._watchdog,
+            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
+            Reuser(log, memo),
         )
         for step in self._steps.values():
             await register(log, step)
