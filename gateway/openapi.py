@@ -83,7 +83,8 @@ def build(app: FastAPI) -> dict[str, Any]:
         operation = document["paths"][path]["post"]
         operation["security"] = [{"bearer": []}]
         operation["description"] += f"\n\nRoles: {', '.join(sorted(rule.roles))}."
-        operation["parameters"] = [_IDEMPOTENCY, _ORG] if rule.command else [_ORG]
+        headers = [_IDEMPOTENCY, _ORG] if rule.command else [_ORG]
+        operation["parameters"] = [*operation.get("parameters", ()), *headers]
         _complete_responses(operation, deferrable=rule.command and path != "/v1/tokens/create", schemas=schemas)
     return document
 

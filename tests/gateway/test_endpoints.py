@@ -13,7 +13,7 @@ import pytest_asyncio
 from events.ids import new_id
 from gateway.permissions import ENDPOINTS
 from gateway.routers.blueprints import STEP_EXAMPLE
-from tests.gateway.support import AT, Service, World, add_invitation, add_person, insert, positions, session
+from tests.gateway.support import AT, Service, World, add_invitation, add_person, insert, positions, sending, session
 
 
 @dataclass
@@ -69,6 +69,10 @@ HAPPY: dict[str, tuple[int, Body]] = {
             "include_results": True,
         },
     ),
+    "/v1/submissions/upload": (
+        201,
+        lambda s: {"company_id": s.world.company_id, "blueprint_id": s.blueprint_id, "read": '{"delimiter": ","}'},
+    ),
     "/v1/submissions/get": (200, lambda s: {"submission_id": s.submission_id}),
     "/v1/submissions/list": (200, lambda s: {"company_id": s.world.company_id, "blueprint_id": s.blueprint_id}),
     "/v1/runs/create": (201, lambda s: {"submission_id": s.submission_id}),
@@ -109,7 +113,7 @@ def test_no_endpoint_is_left_out() -> None:
 @pytest.mark.parametrize("path", HAPPY)
 async def test_answers_as_documented(path: str, client: httpx.AsyncClient, state: State) -> None:
     status, body = HAPPY[path]
-    answer = await client.post(path, json=body(state), headers=state.headers(path))
+    answer = await client.post(path, **sending(path, body(state)), headers=state.headers(path))
     assert answer.status_code == status, answer.text
     document = (await client.get("/openapi.json")).json()
     described = document["paths"][path]["post"]["responses"][str(status)]["content"]["application/json"]["schema"]

@@ -81,6 +81,10 @@ CASES: dict[str, tuple[Case, ...]] = {
             ok=201,
         ),
     ),
+    "/v1/submissions/upload": (
+        Case(lambda t, o: {"company_id": t.company_id, "blueprint_id": o.blueprint_id}, ok=201),
+        Case(lambda t, o: {"company_id": o.company_id, "blueprint_id": t.blueprint_id}, reach="org", ok=201),
+    ),
     "/v1/submissions/get": (by("submission_id"),),
     "/v1/submissions/list": (
         by("company_id", lists=True),
