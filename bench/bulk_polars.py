@@ -1,6 +1,8 @@
 """The work of the bulk benchmark as a Polars script: `python -m bench.bulk_polars CSV PARQUET`."""
 
+import json
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,4 +40,6 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
+    began = time.perf_counter()
     main(sys.argv[1], sys.argv[2])
+    print(json.dumps({"seconds": time.perf_counter() - began}))

@@ -21,7 +21,7 @@ NAMES = {
     "key": "parse_person_name",
     "config": {"field": "Full Name", "outputs": {"first": "given", "last": "family"}},
 }
-EMAIL = {"key": "normalize_email", "config": {"fields": ["Email"]}}
+EMAIL = {"key": "normalize_email", "config": {"field": "Email", "lowercase_local": True}}
 PHONE = {
     "key": "normalize_phone",
     "config": {"field": "Phone Number", "region_field": "Country", "output_field": "phone"},

@@ -29,10 +29,10 @@ CRM: dict[str, dict[str, Any]] = {
     "normalize_country": {"field": "Country", "output": "name"},
     "deduplicate": {"keys": [["Email"], ["Full Name", "Phone Number"]], "keep": "most_complete"},
     "parse_person_name": {"field": "Full Name", "outputs": {"first": "given", "last": "family"}},
-    "normalize_email": {"fields": ["Email"]},
+    "normalize_email": {"field": "Email", "lowercase_local": True},
     "normalize_phone": {"field": "Phone Number", "region_field": "Country", "output_field": "phone"},
     "normalize_company_name": {"field": "Company Name"},
-    "classify_email_domain": {"field": "Email", "output_field": "kind"},
+    "classify_email_domain": {"field": "Email"},
 }
 
 
