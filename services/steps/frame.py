@@ -239,12 +239,27 @@ def distinct_rows(frame: Frame, names: Sequence[str]) -> Coded:
     parts = [frame.coded(name) for name in names]
     if len(parts) == 1:
         return Coded([(value,) for value in parts[0].values], parts[0].codes)
+    if all(isinstance(part.codes, np.ndarray) for part in parts):
+        return _combined(parts)
     known: dict[tuple[int, ...], int] = {}
     codes = [
         known.setdefault(combination, len(known)) for combination in zip(*(p.code_list() for p in parts), strict=True)
     ]
     values = [tuple(part.values[code] for part, code in zip(parts, key, strict=True)) for key in known]
     return Coded(values, codes)
+
+
+def _combined(parts: Sequence[Coded]) -> Coded:
+    """`distinct_rows` of columns: pairs of codes are numbered as one integer, field by field."""
+    codes = np.asarray(parts[0].codes, np.int64)
+    for part in parts[1:]:
+        # neither factor is above the number of rows, so that the product fits
+        pairs = pa.array(codes * len(part.values) + np.asarray(part.codes, np.int64)).dictionary_encode()
+        codes = pairs.indices.to_numpy().astype(np.int64)  # numbered in the order of their first appearance
+    firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
+    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # what is written last stays: the first row of each
+    columns = [map(part.values.__getitem__, np.asarray(part.codes, np.int64)[firsts].tolist()) for part in parts]
+    return Coded(list(zip(*columns, strict=True)), codes)
 
 
 def mapped(coded: Coded, function: Callable[[Any], Any]) -> Coded:
