@@ -5,7 +5,8 @@ rows that go on and the rejects that do not. It must be deterministic: the same 
 output, in the same order, in every process.
 
 What a step needs of the batch at once is said by its body: `Rows` works on any part of it, so that chunks are done side
-by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk.
+by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk; `Source`
+reads a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -129,6 +130,16 @@ class Whole(Generic[C]):
 
 
 @dataclass(frozen=True, slots=True)
+class Source(Generic[C]):
+    """The first step of a run over an upload: it is given the file's bytes, part by part, and gives chunks, in turn.
+
+    It must not depend on where one part ends and the next begins.
+    """
+
+    function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A documented case, which is also a test: these records with this config give this."""
 
@@ -155,7 +166,7 @@ class Step(Generic[C]):
     version: str
     summary: str
     config_model: type[C]
-    body: Rows[C] | Exchange[C] | Whole[C]
+    body: Rows[C] | Exchange[C] | Whole[C] | Source[C]
     has_effects: bool = False
     reads: Callable[[C], Sequence[str] | None] = lambda _: None
     references: Callable[[C], Sequence[str]] = lambda _: ()
@@ -163,7 +174,7 @@ class Step(Generic[C]):
     holds: str = ""
 
     @property
-    def kind(self) -> Literal["rows", "exchange", "whole"]:
+    def kind(self) -> Literal["rows", "exchange", "whole", "source"]:
         """What it needs of a batch at once."""
         return _KINDS[type(self.body)]
 
@@ -183,6 +194,8 @@ class Step(Generic[C]):
                     yield replace(apply(frame, verdict, config, context), report=report)
             case Whole(function):
                 yield from function(frames, config, context)
+            case Source():
+                raise StepError(f"{self.key} reads a file, and not the output of another step.", code="needs_file")
 
     def execute(
         self, records: Sequence[Record], config: Mapping[str, Any], context: Context = NO_CONTEXT
@@ -193,7 +206,12 @@ class Step(Generic[C]):
         return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
 
 
-_KINDS: Mapping[type, Literal["rows", "exchange", "whole"]] = {Rows: "rows", Exchange: "exchange", Whole: "whole"}
+_KINDS: Mapping[type, Literal["rows", "exchange", "whole", "source"]] = {
+    Rows: "rows",
+    Exchange: "exchange",
+    Whole: "whole",
+    Source: "source",
+}
 
 
 def one_result(results: Iterable[Result], like: Frame) -> Result:
