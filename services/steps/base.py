@@ -5,7 +5,8 @@ rows that go on and the rejects that do not. It must be deterministic: the same 
 output, in the same order, in every process.
 
 What a step needs of the batch at once is said by its body: `Rows` works on any part of it, so that chunks are done side
-by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk.
+by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk; `Source`
+reads a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -130,7 +131,10 @@ class Whole(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[C]):
-    """Makes chunks of an uploaded file, which it gets part by part; the first step of a run."""
+    """The first step of a run over an upload: it is given the file's bytes, part by part, and gives chunks, in turn.
+
+    It must not depend on where one part ends and the next begins.
+    """
 
     function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
 
@@ -191,7 +195,7 @@ class Step(Generic[C]):
             case Whole(function):
                 yield from function(frames, config, context)
             case Source():
-                raise StepError(f"{self.key} reads an uploaded file, not records.", code="not_a_file")
+                raise StepError(f"{self.key} reads a file, and not the output of another step.", code="needs_file")
 
     def execute(
         self,
