@@ -19,6 +19,9 @@ DEAD_LETTERS = "DEAD_LETTERS"
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
 
+ANNOUNCE = "steps.announce"
+"""A step worker in another language tells which step it serves (docs/protocol.md)."""
+
 Lane = Literal["due", "bulk"]
 """How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
 QUICK: Lane = "due"
@@ -78,6 +81,11 @@ def task_filter(step_key: str) -> str:
 def bulk_filter(step_key: str, bucket: int) -> str:
     """The tasks of one step in one queue of BULK_TASKS: `bulk.<bucket>.<step>.<org>.<run>.<version>`."""
     return f"bulk.{bucket}.{step_key}.>"
+
+
+def remote_step(step_key: str) -> str:
+    """Where a worker in another language is asked for a step."""
+    return f"steps.remote.{step_key}"
 
 
 def lane_of(routing: str) -> Lane:

@@ -99,8 +99,9 @@ def _complete_responses(operation: dict[str, Any], *, deferrable: bool, schemas:
     responses = operation["responses"]
     responses.pop("422", None)
     for response in responses.values():
-        content = response["content"]["application/json"]
-        content["example"] = _example(content["schema"], schemas)
+        content = response["content"].get("application/json")
+        if content is not None:  # a file's example stands with its endpoint
+            content["example"] = _example(content["schema"], schemas)
         response["headers"] = _REQUEST_ID_HEADER
     if deferrable:
         responses["202"] = _json("Deferred", "application/json", DeferredAnswer)

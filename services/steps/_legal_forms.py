@@ -15,8 +15,8 @@ MORE_TERMS: Final = (
     "gmbh co kg", "gmbh co kgaa", "godo kaisha", "haftungsbeschrankt", "jsc", "kabushiki kaisha", "kk",
     "kommanditgesellschaft", "ksc", "limited company", "limited liability company", "limited sirketi", "ltda",
     "ltd sti", "ltee", "mbh", "naamloze vennootschap", "ojsc", "osakeyhtio", "pjsc", "private limited",
-    "proprietary limited", "psc", "pte limited", "pte ltd", "public company limited", "public limited company", "pvt", "pvt limited",
-    "pvt ltd", "qpsc", "s de rl de cv", "sa de cv", "sab de cv", "sapi de cv", "sas", "sc", "se",
+    "proprietary limited", "psc", "publ", "pte limited", "pte ltd", "public company limited", "public limited company",
+    "pvt", "pvt limited", "pvt ltd", "qpsc", "s de rl de cv", "sa de cv", "sab de cv", "sapi de cv", "sas", "sc", "se",
     "sociedad anonima", "sociedad limitada", "sociedade anonima", "societa per azioni", "societas europaea",
     "societe anonyme", "spa", "spk", "sp z oo", "tas", "tbk", "ug", "unipessoal lda", "vvag", "wll",
     "ао", "зао", "оао", "ооо", "пао", "тов",
@@ -30,7 +30,7 @@ WORDS: Final = frozenset(
     }
 )  # fmt: skip
 
-# Forms that count only when written as such (AS, A/S, S.E.): in small letters they are words.
+# Forms that a name of mixed case ends in only when written as such (AS, A/S, S.E.): they are words too (Sa, As, Se).
 CAPITALS_ONLY: Final = frozenset({"ad", "ae", "as", "ek", "ev", "hb", "ks", "kt", "pt", "sa", "sc", "se", "tas"})
 
 # Scripts without spaces: the form stands right after the name. NFKC has made the sign ㈱ of (株).
@@ -39,8 +39,14 @@ UNSPACED: Final = (
     "有限責任公司", "有限公司", "주식회사", "유한회사", "(주)",
 )  # fmt: skip
 
+# Forms that are written in brackets; what else stands there (a country, a remark) belongs to the name.
+BRACKETED: Final = frozenset({"haftungsbeschrankt", "publ"})
+
+# What a name does not end in: The Company, Bank of Co.
+UNFINISHED: Final = frozenset({"the", "of", "and", "for", "de", "der", "la", "le"})
+
 _PUNCTUATION = re.compile(r"[^\w/&+]+")
-_INITIALS = re.compile(r"(?:[^\W\d_]\.)+", re.UNICODE)
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)+")
 _TRAILING = re.compile(r"[\s,;:&+/\\|–—-]+$")
 
 
@@ -65,45 +71,42 @@ def without_legal_form(name: str) -> str:
 
     `name` has single spaces between its words. Only what ends the name is looked at: in SAS Institute, SAS is a name.
     """
-    shouted = name.isupper()
+    mixed = not (name.isupper() or name.islower())
     while True:
-        shorter = _trimmed(_once(name, shouted=shouted))
-        if shorter == name or not any(c.isalnum() for c in shorter):
+        shorter = _TRAILING.sub("", _once(name, mixed=mixed))
+        unfinished = shorter.rpartition(" ")[2].casefold() in UNFINISHED
+        if shorter == name or unfinished or not any(character.isalnum() for character in shorter):
             return name
         name = shorter
 
 
-def _once(name: str, *, shouted: bool) -> str:
+def _once(name: str, *, mixed: bool) -> str:
     """The name without the one form that ends it, the longest that does."""
     for form in UNSPACED:
         if name.endswith(form):
             return name.removesuffix(form)
     words = name.split(" ")
-    # A lone sign between words, as in "GmbH & Co. KG", is part of a term without being a word of it.
-    keys = [folded(_inner(word)).replace("&", "") for word in words]
+    keys = [_key(word) for word in words]
     for size in range(min(len(words) - 1, 2 * _LONGEST), 0, -1):
-        term = tuple(filter(None, keys[-size:]))
-        if keys[-size] and _is_form(term, words[-size:], shouted=shouted):
+        if keys[-size] and _is_form(keys[-size:], words[-size:], mixed=mixed):
             return " ".join(words[:-size])
     return name
 
 
-def _is_form(term: tuple[str, ...], words: list[str], *, shouted: bool) -> bool:
-    if len(term) > 1 and all(_INITIALS.fullmatch(_inner(word)) for word in words):
+def _key(word: str) -> str:
+    """What a word is compared by; nothing for a lone sign, as in "GmbH & Co. KG", which is no word of a term."""
+    key = folded(word).replace("&", "").replace("+", "")
+    # A key with a bracket in it is no term's.
+    return "(" + key if ("(" in word or ")" in word) and key not in BRACKETED else key
+
+
+def _is_form(keys: list[str], words: list[str], *, mixed: bool) -> bool:
+    term = tuple(filter(None, keys))
+    if len(term) > 1 and all(_INITIALS.fullmatch(word.rstrip(",")) for word in words):
         term = ("".join(term),)  # S. A. is S.A.
     if term not in TERMS:
         return False
-    if len(term) == 1 and term[0] in CAPITALS_ONLY:
+    if mixed and len(term) == 1 and term[0] in CAPITALS_ONLY:
         written = "".join(words)
-        return "." in written or "/" in written or (written.strip(",()").isupper() and not shouted)
+        return "." in written or "/" in written or written.rstrip(",").isupper()
     return True
-
-
-def _inner(word: str) -> str:
-    """Without brackets and commas round it: `(haftungsbeschränkt)`, `Ltd,`."""
-    return word.strip("(),;[]")
-
-
-def _trimmed(name: str) -> str:
-    """Without the signs that joined the form to the name."""
-    return _TRAILING.sub("", name)

@@ -245,7 +245,7 @@ def step(
 
     def declare(function: Callable[[Sequence[Record], C], StepOutput]) -> Step[C]:
         def over_frame(frame: Frame, config: C, context: Context) -> Result:  # noqa: ARG001 - records need no context
-            return _framed(frame, function(frame.records(), config))
+            return framed(frame, function(frame.records(), config))
 
         def over_all(frames: Iterable[Frame], config: C, context: Context) -> Iterator[Result]:
             yield over_frame(concatenated(frames), config, context)
@@ -255,7 +255,7 @@ def step(
     return declare
 
 
-def _framed(frame: Frame, output: StepOutput) -> Result:
+def framed(frame: Frame, output: StepOutput) -> Result:
     """What a function over records returned, as rows with ids."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from events.columns import ABSENT, Column, absent_column, column_of
+from events.columns import ABSENT, Column, absent_column, column_of, columns_of, records_of
 
 Record = dict[str, Any]
 """One row: a JSON object. Values are what `json` gives: str, int, float, bool, None, list, dict."""
@@ -169,8 +169,7 @@ class ColumnFrame(Frame):
     @classmethod
     def of_records(cls, records: Sequence[Record], ids: Sequence[int] | None = None) -> "ColumnFrame":
         """The chunk that holds these records."""
-        names = dict.fromkeys(name for record in records for name in record)
-        columns = {name: column_of([record.get(name, ABSENT) for record in records]) for name in names}
+        columns = columns_of(records)
         return cls(columns, pa.array(ids if ids is not None else np.arange(len(records)), pa.int64()))
 
     def __len__(self) -> int:
@@ -228,16 +227,7 @@ class ColumnFrame(Frame):
 
     def records(self) -> list[Record]:
         """The rows as JSON objects."""
-        if not self.columns:
-            return [{} for _ in range(len(self))]
-        cells = [column.fields() for column in self.columns.values()]
-        names = self.names
-        if not any(column.sparse for column in self.columns.values()):
-            return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
-        return [
-            {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
-            for row in zip(*cells, strict=True)
-        ]
+        return records_of(self.columns, len(self))
 
     def of(self, records: Sequence[Record], ids: Sequence[int]) -> "ColumnFrame":
         """A chunk with these records."""

@@ -17,7 +17,8 @@ from services.steps.frame import Frame
 MAX_CHARACTERS = 500
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-NOT_IN_A_KEY = re.compile(r"[\W_]+")
+# Marks that are letters' own rather than accents: nuktas, the voicing of kana, viramas (combining classes of UAX #44).
+LETTERS_OWN = frozenset({7, 8, 9})
 
 
 class NormalizeCompanyNameConfig(RowwiseConfig):
@@ -120,19 +121,23 @@ def _normaliser(config: NormalizeCompanyNameConfig) -> Callable[[Any], str | Fau
     return normalise
 
 
-@cache
-def _dropped() -> dict[int, None]:
-    # Marks above and below letters (accents), which have a combining class; the vowel signs of Indic scripts have none.
-    return {code: None for code in range(0x110000) if unicodedata.combining(chr(code))}
-
-
 def comparison_key(name: str) -> str | None:
     """Small letters and digits with single spaces between words, without accents; None when there are none."""
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
-    if not text.isascii():
-        text = text.translate(_dropped())
+    kept = (_in_a_key(character) for character in text)
     # Composed again, for the sake of Hangul, which is taken apart with the accents.
-    return unicodedata.normalize("NFC", NOT_IN_A_KEY.sub(" ", text.replace("'", "").replace("’", ""))).strip() or None
+    return unicodedata.normalize("NFC", " ".join("".join(kept).split())) or None
+
+
+@cache
+def _in_a_key(character: str) -> str:
+    """What a character of a name is in its key: itself, nothing (accents, apostrophes), or a space (other signs)."""
+    if character.isalnum():
+        return character
+    if unicodedata.category(character).startswith("M"):
+        accent = unicodedata.combining(character) not in LETTERS_OWN | {0}
+        return "" if accent else character
+    return "" if character in "'’" else " "
 
 
 def _title(text: str) -> str:

@@ -105,8 +105,8 @@ def parse_person_name(frame: Frame, config: ParsePersonNameConfig, _: Context) -
     """Write the parts of the name; all are null where the name is null or blank.
 
     The parts are nameparser's reading, with the letters as they stand; a surname alone is read as the first name it
-    may as well be. Faults: `not_text`, `too_long` (over 500 characters), `not_a_name` (no letter in it),
-    `invalid_unicode` (a lone surrogate). Raises StepError `unknown_field`, and the fault's code under
+    may as well be. Faults: `not_text`, `too_long` (over 500 characters), `not_a_name` (no letter in it, or
+    no part found), `invalid_unicode` (a lone surrogate). Raises StepError `unknown_field`, and the fault's code under
     `on_error: fail`.
     """
     require_fields(frame, [config.field])
@@ -139,6 +139,8 @@ def _parser(config: ParsePersonNameConfig) -> Callable[[Any], tuple[str | None, 
         if not any(character.isalpha() for character in text):
             return Fault("not_a_name")
         parts = library.parse(text).as_dict()
+        if not any(parts.values()):
+            return Fault("not_a_name")
         return tuple(parts[name] or None for name in names)
 
     return parse

@@ -114,9 +114,10 @@ def parse_us_address(frame: Frame, config: ParseUsAddressConfig, _: Context) -> 
     """Write the parts of the address; all are null where it is null or blank.
 
     The parts are what usaddress' packaged model takes the words for, in the letters that they have; a guess, which
-    is best for addresses in usual form. Faults: `not_text`, `too_long` (over 500 characters), `ambiguous_address` (a
-    part comes up in two places), `not_an_address` (no word of it is any part), `invalid_unicode` (a lone surrogate).
-    Raises StepError `unknown_field`, and the fault's code under `on_error: fail`.
+    is best for addresses in usual form. Words that it takes for no part of an address are left out. Faults:
+    `not_text`, `too_long` (over 500 characters), `ambiguous_address` (a part comes up in two places),
+    `not_an_address` (no word of it is any part), `invalid_unicode` (a lone surrogate). Raises StepError
+    `unknown_field`, and the fault's code under `on_error: fail`.
     """
     require_fields(frame, [config.field])
     work = Rowwise(frame, config.on_error)
@@ -138,6 +139,8 @@ def _parser(config: ParseUsAddressConfig) -> Callable[[Any], tuple[str | None, .
             return Fault("too_long")
         if SURROGATE.search(text):
             return Fault("invalid_unicode")
+        lines = (" ".join(line.split()).rstrip(",") for line in text.splitlines())
+        text = ", ".join(filter(None, lines))
         try:
             with _tagging:
                 parts, _ = usaddress.tag(text, tag_mapping=PART_OF)

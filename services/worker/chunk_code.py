@@ -39,7 +39,7 @@ def converse(steps: Registry, head: dict[str, Any], frames: Sequence[bytes], ask
 def _prepared(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes]) -> tuple[Task, Any, Context, Frames]:
     task, rest = Task.read(head, frames)
     references: dict[str, Frame] = {
-        run_id: concatenated(_frame(chunk, task.reference_names[run_id]) for chunk in chunks)
+        run_id: concatenated(frame_of(chunk, task.reference_names[run_id]) for chunk in chunks)
         for run_id, chunks in task.references.items()
     }
     config = step.config_model.model_validate(task.config)
@@ -49,14 +49,14 @@ def _prepared(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes]) ->
 def _rows(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: Ask) -> Iterator[Message]:
     assert isinstance(step.body, Rows)
     task, config, context, rest = _prepared(step, head, frames)
-    frame = _frame(read_chunk(head["chunk"], rest), task.names)
-    yield _answer(step.body.function(frame, config, context), frame, partial=head["partial"])
+    frame = frame_of(read_chunk(head["chunk"], rest), task.names)
+    yield answer_of(step.body.function(frame, config, context), frame, partial=head["partial"])
 
 
 def _extract(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: Ask) -> Iterator[Message]:
     assert isinstance(step.body, Exchange)
     task, config, context, rest = _prepared(step, head, frames)
-    frame = _frame(read_chunk(head["chunk"], rest), task.names)
+    frame = frame_of(read_chunk(head["chunk"], rest), task.names)
     yield {"table": True}, [table_bytes(step.body.extract(frame, config, context))]
 
 
@@ -74,16 +74,16 @@ def _combine(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask
 def _apply(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: Ask) -> Iterator[Message]:
     assert isinstance(step.body, Exchange)
     task, config, context, rest = _prepared(step, head, frames)
-    frame = _frame(read_chunk(head["chunk"], rest[1:]), task.names)
-    yield _answer(step.body.apply(frame, read_table(rest[0]), config, context), frame, partial=head["partial"])
+    frame = frame_of(read_chunk(head["chunk"], rest[1:]), task.names)
+    yield answer_of(step.body.apply(frame, read_table(rest[0]), config, context), frame, partial=head["partial"])
 
 
 def _whole(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask: Ask) -> Iterator[Message]:
     assert isinstance(step.body, Whole)
     task, config, context, _ = _prepared(step, head, frames)
-    inputs = (_frame(read_chunk(piece["chunk"], more), task.names) for piece, more in iter(ask, None))
+    inputs = (frame_of(read_chunk(piece["chunk"], more), task.names) for piece, more in iter(ask, None))
     for result in step.body.function(inputs, config, context):
-        yield _answer(result)
+        yield answer_of(result)
 
 
 def _source(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask: Ask) -> Iterator[Message]:
@@ -91,7 +91,7 @@ def _source(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask:
     _, config, context, _ = _prepared(step, head, frames)
     parts = (more[0] for _, more in iter(ask, None))
     for result in step.body.function(parts, config, context):
-        yield _answer(result)
+        yield answer_of(result)
 
 
 _operations: dict[str, Callable[[Step[Any], dict[str, Any], Sequence[bytes], Ask], Iterator[Message]]] = {
@@ -104,13 +104,13 @@ _operations: dict[str, Callable[[Step[Any], dict[str, Any], Sequence[bytes], Ask
 }
 
 
-def _frame(chunk: EncodedChunk, names: Sequence[str]) -> ColumnFrame:
+def frame_of(chunk: EncodedChunk, names: Sequence[str]) -> ColumnFrame:
     """The chunk as a frame: what the worker left out, because the step does not read it, has no values there."""
     columns, ids = decode_chunk(chunk, names)
     return ColumnFrame(columns, ids)
 
 
-def _answer(result: Result, source: ColumnFrame | None = None, *, partial: bool = False) -> Message:
+def answer_of(result: Result, source: ColumnFrame | None = None, *, partial: bool = False) -> Message:
     """A result as a message. A column that is the source's own is named, and not sent.
 
     `partial`: the source has only the columns that the step said it reads, so that it cannot give other rows.

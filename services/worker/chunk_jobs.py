@@ -9,7 +9,7 @@ from events.blobs import BlobStore
 from events.payload import Payload, decode_batch, digest_of
 from services.steps.frame import ColumnFrame
 from services.worker.execution import Failure
-from services.worker.isolation import StepProcesses
+from services.worker.isolation import Place
 from services.worker.wire import ChunkResult, Frames, Task, chunk_frames
 
 
@@ -50,9 +50,9 @@ class ChunkDone:
 
 
 class ChunkExecutor:
-    """Does operations on chunks by the step processes of this worker."""
+    """Does operations on chunks where their step is executed: by the step processes of this worker, or elsewhere."""
 
-    def __init__(self, blobs: BlobStore, processes: StepProcesses) -> None:
+    def __init__(self, blobs: BlobStore, processes: Place) -> None:
         self.blobs = blobs
         self.batches = BatchStore(blobs)
         self.processes = processes

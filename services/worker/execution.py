@@ -38,7 +38,7 @@ def execute(step: Step[Any], records: bytes, config: Mapping[str, Any]) -> Execu
     """Run a step. Never raises for what a step can do wrong: that is a Failure."""
     try:
         rows, ids = decode_batch(records)
-        return _encode(step.execute(rows, config, ids=ids))
+        return encode(step.execute(rows, config, ids=ids))
     except Exception as error:  # noqa: BLE001 - a step is foreign code: whatever it raises is its result
         return failure_of(step.key, error)
 
@@ -47,16 +47,17 @@ def failure_of(step_key: str, error: Exception) -> Failure:
     """What a step raised, in words."""
     match error:
         case ValidationError():
-            return Failure("config_invalid", _bounded(f"The config of {step_key} does not fit: {error}"), False)
+            return Failure("config_invalid", bounded(f"The config of {step_key} does not fit: {error}"), False)
         case StepError():
-            return Failure(error.code, _bounded(str(error)), error.retryable)
+            return Failure(error.code, bounded(str(error)), error.retryable)
         case MemoryError() | pa.ArrowMemoryError():
             return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return Failure("step_exception", _bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
+    return Failure("step_exception", bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
 
 
-def _encode(output: StepOutput) -> Executed:
+def encode(output: StepOutput) -> Executed:
+    """What a step returned, as bytes. Raises StepError for what JSON cannot hold."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")
     try:
@@ -67,7 +68,7 @@ def _encode(output: StepOutput) -> Executed:
     return Executed(encoded, len(output.records), rejects, len(output.rejects))
 
 
-def _bounded(message: str) -> str:
+def bounded(message: str) -> str:
     """Error texts quote data: bounded, and free of what Postgres cannot store."""
     return message.replace("\x00", "\\0").encode("utf-8", "replace").decode()[:MESSAGE_MAX_CHARS]
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -27,6 +27,28 @@ Receive = Callable[[dict[str, Any], list[bytes]], Awaitable[None]]
 T = TypeVar("T")
 
 _logger = get_logger("isolation")
+
+
+class Place(Protocol):
+    """Where steps are executed: in processes of ours, or by remote workers."""
+
+    async def execute(
+        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
+    ) -> Executed | Failure:
+        """Run one step over one batch, bounded in time."""
+        ...
+
+    async def converse(
+        self,
+        head: Mapping[str, Any],
+        frames: Sequence[bytes],
+        timeout_s: float,
+        supply: Supply | None = None,
+        receive: Receive | None = None,
+        lane: Lane = BULK,
+    ) -> Failure | None:
+        """Ask for an operation on chunks; None when it is done."""
+        ...
 
 
 class StepProcesses:

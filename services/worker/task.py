@@ -33,9 +33,10 @@ from services.settle import RetryAfter
 from services.steps.base import Step, StepError
 from services.worker.batches import BatchRunner, BatchStep, Superseded
 from services.worker.execution import Executed, Failure, execute
-from services.worker.isolation import StepProcesses
+from services.worker.isolation import Place
 from services.worker.references import outputs_of
 from services.worker.registry import Registry
+from services.worker.remote import RemoteStep
 from services.worker.reuse import Reuser
 
 INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
@@ -85,7 +86,7 @@ class TaskRunner:
         log: EventLog,
         blobs: BlobStore,
         registry: Registry,
-        processes: StepProcesses,
+        processes: Place,
         checkpoint_ms: float,
         guard: Callable[[float | None], None],
         batches: BatchRunner,
@@ -235,7 +236,8 @@ class TaskRunner:
         planned = state.plan[index]
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
-        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES[task.lane] or step.has_effects
+        large = len(data) > INLINE_MAX_BYTES[task.lane]
+        isolated = task.suspicious or large or step.has_effects or isinstance(step, RemoteStep)
         if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
