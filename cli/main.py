@@ -184,6 +184,24 @@ def docs_events() -> None:
     print(event_catalogue())
 
 
+@docs_app.command("steps")
+def docs_steps(
+    key: Annotated[str | None, typer.Argument(help="One step's page; without it, the list of all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every page below this folder instead.")] = None,
+) -> None:
+    """Print the catalogue of steps, or one step's page, as Markdown."""
+    from cli.step_pages import pages, write_pages
+
+    if out is not None:
+        console.print(f"{len(write_pages(out))} pages")
+        return
+    made = pages()
+    name = "steps.md" if key is None else f"steps/{key}.md"
+    if name not in made:
+        raise typer.BadParameter(f"there is no step {key!r}; `dex docs steps` lists those that there are")
+    print(made[name], end="")
+
+
 @app.command("dead-letters")
 def dead_letters(
     replay: Annotated[bool, typer.Option("--replay", help="Give each back to where it came from.")] = False,

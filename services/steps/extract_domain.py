@@ -11,7 +11,7 @@ from publicsuffixlist import PublicSuffixList
 from pydantic import ConfigDict, Field, model_validator
 
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
-from services.steps.base import Context, Result, frame_step
+from services.steps.base import Context, Example, Reject, Result, frame_step
 from services.steps.frame import Frame
 
 MAX_URL_CHARACTERS = 8192
@@ -65,6 +65,24 @@ class ExtractDomainConfig(RowwiseConfig):
     summary="Find the registrable domain of a website or e-mail address.",
     config=ExtractDomainConfig,
     reads=reads_unless_rejecting(lambda config: [*config.url_fields, *config.email_fields]),
+    examples=[
+        Example(
+            "The website first, the e-mail address where there is none",
+            {"url_fields": ["website"], "email_fields": ["email"], "on_error": "reject"},
+            [
+                {"website": "HTTPS://www.Acme.co.uk/about?x=1", "email": "ann@gmail.com"},
+                {"website": None, "email": "info@mail.müller.de"},
+                {"website": "http://192.168.0.1/", "email": None},
+                {"website": "", "email": None},
+            ],
+            [
+                {"website": "HTTPS://www.Acme.co.uk/about?x=1", "email": "ann@gmail.com", "domain": "acme.co.uk"},
+                {"website": None, "email": "info@mail.müller.de", "domain": "xn--mller-kva.de"},
+                {"website": "", "email": None, "domain": None},
+            ],
+            [Reject(2, "website", "ip_address", "http://192.168.0.1/")],
+        )
+    ],
 )
 def extract_domain(frame: Frame, config: ExtractDomainConfig, _: Context) -> Result:
     """Write the registrable domain of the first field that has one; null when all the fields are null or blank.
