@@ -6,6 +6,7 @@ from services.steps.base import Step
 from services.steps.deduplicate import deduplicate
 from services.steps.extract_domain import extract_domain
 from services.steps.map_fields import map_fields
+from services.steps.match_entities import match_entities
 from services.steps.normalize_country import normalize_country
 from services.steps.normalize_text import normalize_text
 
@@ -15,5 +16,6 @@ STEPS: tuple[Step[Any], ...] = (
     extract_domain,
     normalize_country,
     deduplicate,
+    match_entities,
 )
 """Every step of the catalogue, each key once."""
