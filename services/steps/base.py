@@ -74,6 +74,8 @@ class Context:
     """The outputs of the runs that `Step.references` names, by run id, whole."""
     tenant_key: bytes = b""
     """A secret of the org's own, for pseudonyms that nobody else can make; 32 bytes."""
+    namespace: str = ""
+    """Whose ids are made: the org's id and the company's; part of ids that must stay the same for ever."""
 
 
 NO_CONTEXT = Context()
@@ -115,11 +117,15 @@ class Exchange(Generic[C]):
     `extract` runs on each chunk and gives a table with a row for each of the chunk's. `combine` gets all of them, in
     order, and gives a verdict (a table of any shape) for each chunk, and a report. `apply` runs on each chunk with its
     verdict. The middle one is all that happens at one place: it holds what `extract` gave.
+
+    `keep`, where there is one, gives what the step keeps for later batches beside its output, by name. It is called
+    after `combine`, at the same place, with what `extract` and `combine` gave, and is kept together with the result.
     """
 
     extract: Callable[[Frame, C, Context], pa.Table]
     combine: Callable[[Sequence[pa.Table], C, Context], tuple[list[pa.Table], Mapping[str, Any] | None]]
     apply: Callable[[Frame, pa.Table, C, Context], Result]
+    keep: Callable[[Sequence[pa.Table], Sequence[pa.Table], C, Context], Mapping[str, Frame]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ class Step(Generic[C]):
             case Rows(function):
                 for frame in frames:
                     yield function(frame, config, context)
-            case Exchange(extract, combine, apply):
+            case Exchange(extract, combine, apply, _):
                 verdicts, report = combine([extract(frame, config, context) for frame in frames], config, context)
                 for frame, verdict in zip(frames, verdicts, strict=True):
                     yield replace(apply(frame, verdict, config, context), report=report)
