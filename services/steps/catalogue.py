@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.ingest.step import READ_FILE
 from services.steps.base import Step
 from services.steps.classify_email_domain import classify_email_domain
 from services.steps.deduplicate import deduplicate
@@ -17,6 +18,7 @@ from services.steps.parse_person_name import parse_person_name
 from services.steps.parse_us_address import parse_us_address
 
 STEPS: tuple[Step[Any], ...] = (
+    READ_FILE,
     map_fields,
     normalize_text,
     extract_domain,
