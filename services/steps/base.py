@@ -5,7 +5,8 @@ rows that go on and the rejects that do not. It must be deterministic: the same 
 output, in the same order, in every process.
 
 What a step needs of the batch at once is said by its body: `Rows` works on any part of it, so that chunks are done side
-by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk.
+by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk; `Source`
+reads a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,8 @@ class Context:
     """The outputs of the runs that `Step.references` names, by run id, whole."""
     tenant_key: bytes = b""
     """A secret of the org's own, for pseudonyms that nobody else can make; 32 bytes."""
+    namespace: str = ""
+    """Whose ids are made: the org's id and the company's; part of ids that must stay the same for ever."""
 
 
 NO_CONTEXT = Context()
@@ -114,11 +117,15 @@ class Exchange(Generic[C]):
     `extract` runs on each chunk and gives a table with a row for each of the chunk's. `combine` gets all of them, in
     order, and gives a verdict (a table of any shape) for each chunk, and a report. `apply` runs on each chunk with its
     verdict. The middle one is all that happens at one place: it holds what `extract` gave.
+
+    `keep`, where there is one, gives what the step keeps for later batches beside its output, by name. It is called
+    after `combine`, at the same place, with what `extract` and `combine` gave, and is kept together with the result.
     """
 
     extract: Callable[[Frame, C, Context], pa.Table]
     combine: Callable[[Sequence[pa.Table], C, Context], tuple[list[pa.Table], Mapping[str, Any] | None]]
     apply: Callable[[Frame, pa.Table, C, Context], Result]
+    keep: Callable[[Sequence[pa.Table], Sequence[pa.Table], C, Context], Mapping[str, Frame]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,16 @@ class Whole(Generic[C]):
     """A barrier that is given every chunk in turn, at one place, and gives chunks of its own, in turn."""
 
     function: Callable[[Iterable[Frame], C, Context], Iterator[Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Generic[C]):
+    """The first step of a run over an upload: it is given the file's bytes, part by part, and gives chunks, in turn.
+
+    It must not depend on where one part ends and the next begins.
+    """
+
+    function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +172,7 @@ class Step(Generic[C]):
     version: str
     summary: str
     config_model: type[C]
-    body: Rows[C] | Exchange[C] | Whole[C]
+    body: Rows[C] | Exchange[C] | Whole[C] | Source[C]
     has_effects: bool = False
     reads: Callable[[C], Sequence[str] | None] = lambda _: None
     references: Callable[[C], Sequence[str]] = lambda _: ()
@@ -163,7 +180,7 @@ class Step(Generic[C]):
     holds: str = ""
 
     @property
-    def kind(self) -> Literal["rows", "exchange", "whole"]:
+    def kind(self) -> Literal["rows", "exchange", "whole", "source"]:
         """What it needs of a batch at once."""
         return _KINDS[type(self.body)]
 
@@ -177,23 +194,34 @@ class Step(Generic[C]):
             case Rows(function):
                 for frame in frames:
                     yield function(frame, config, context)
-            case Exchange(extract, combine, apply):
+            case Exchange(extract, combine, apply, _):
                 verdicts, report = combine([extract(frame, config, context) for frame in frames], config, context)
                 for frame, verdict in zip(frames, verdicts, strict=True):
                     yield replace(apply(frame, verdict, config, context), report=report)
             case Whole(function):
                 yield from function(frames, config, context)
+            case Source():
+                raise StepError(f"{self.key} reads a file, and not the output of another step.", code="needs_file")
 
     def execute(
-        self, records: Sequence[Record], config: Mapping[str, Any], context: Context = NO_CONTEXT
+        self,
+        records: Sequence[Record],
+        config: Mapping[str, Any],
+        context: Context = NO_CONTEXT,
+        ids: Sequence[int] | None = None,
     ) -> StepOutput:
         """Validate `config` and run the step over a few records. Raises pydantic.ValidationError or StepError."""
-        frame = RecordFrame(records)
+        frame = RecordFrame(records, ids)
         result = one_result(self.run([frame], self.config_model.model_validate(config), context), frame)
         return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
 
 
-_KINDS: Mapping[type, Literal["rows", "exchange", "whole"]] = {Rows: "rows", Exchange: "exchange", Whole: "whole"}
+_KINDS: Mapping[type, Literal["rows", "exchange", "whole", "source"]] = {
+    Rows: "rows",
+    Exchange: "exchange",
+    Whole: "whole",
+    Source: "source",
+}
 
 
 def one_result(results: Iterable[Result], like: Frame) -> Result:
@@ -227,7 +255,7 @@ def step(
 
     def declare(function: Callable[[Sequence[Record], C], StepOutput]) -> Step[C]:
         def over_frame(frame: Frame, config: C, context: Context) -> Result:  # noqa: ARG001 - records need no context
-            return _framed(frame, function(frame.records(), config))
+            return framed(frame, function(frame.records(), config))
 
         def over_all(frames: Iterable[Frame], config: C, context: Context) -> Iterator[Result]:
             yield over_frame(concatenated(frames), config, context)
@@ -237,7 +265,7 @@ def step(
     return declare
 
 
-def _framed(frame: Frame, output: StepOutput) -> Result:
+def framed(frame: Frame, output: StepOutput) -> Result:
     """What a function over records returned, as rows with ids."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")

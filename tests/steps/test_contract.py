@@ -189,6 +189,7 @@ def test_records_columns_and_chunks_of_any_size_agree(step: Step[Any], data: st.
 
 @every_step
 def test_examples_give_what_they_say(step: Step[Any]) -> None:
+    assert step.examples
     for example in step.examples:
         output = step.execute(list(example.records), example.config)
         assert output.records == list(example.output)
