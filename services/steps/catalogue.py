@@ -6,7 +6,9 @@ from services.ingest.step import READ_FILE
 from services.steps.base import Step
 from services.steps.classify_email_domain import classify_email_domain
 from services.steps.deduplicate import deduplicate
+from services.steps.derive import derive
 from services.steps.extract_domain import extract_domain
+from services.steps.filter import filter as filter_
 from services.steps.map_fields import map_fields
 from services.steps.match_entities import match_entities
 from services.steps.normalize_company_name import normalize_company_name
@@ -29,6 +31,8 @@ STEPS: tuple[Step[Any], ...] = (
     normalize_company_name,
     parse_person_name,
     parse_us_address,
+    derive,
+    filter_,
     deduplicate,
     match_entities,
 )

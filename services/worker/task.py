@@ -237,7 +237,7 @@ class TaskRunner:
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
         large = len(data) > INLINE_MAX_BYTES[task.lane]
-        isolated = task.suspicious or large or step.has_effects or isinstance(step, RemoteStep)
+        isolated = task.suspicious or large or step.has_effects or step.isolated or isinstance(step, RemoteStep)
         if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
