@@ -10,6 +10,8 @@ from services.steps.derive import derive
 from services.steps.extract_domain import extract_domain
 from services.steps.filter import filter as filter_
 from services.steps.map_fields import map_fields
+from services.steps.map_values import map_values
+from services.steps.mask_fields import mask_fields
 from services.steps.match_entities import match_entities
 from services.steps.normalize_company_name import normalize_company_name
 from services.steps.normalize_country import normalize_country
@@ -18,6 +20,7 @@ from services.steps.normalize_phone import normalize_phone
 from services.steps.normalize_text import normalize_text
 from services.steps.parse_person_name import parse_person_name
 from services.steps.parse_us_address import parse_us_address
+from services.steps.validate_identifier import validate_identifier
 
 STEPS: tuple[Step[Any], ...] = (
     READ_FILE,
@@ -31,8 +34,11 @@ STEPS: tuple[Step[Any], ...] = (
     normalize_company_name,
     parse_person_name,
     parse_us_address,
+    map_values,
+    validate_identifier,
     derive,
     filter_,
+    mask_fields,
     deduplicate,
     match_entities,
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from services.steps.base import Step, StepError, StepOutput, one_result
+from services.steps.base import Context, Step, StepError, StepOutput, one_result
 from services.steps.catalogue import STEPS
 from services.steps.frame import ColumnFrame
 
@@ -22,6 +22,8 @@ OVER_RECORDS = [step for step in STEPS if step.kind != "source"]
 
 LEAVE_ROWS_OUT = ("filter",)
 """Row-wise, and yet a row may be neither in the output nor among the rejects."""
+
+CONTEXT = Context(tenant_key=b"a key of thirty-two bytes, or so")
 
 every_step = pytest.mark.parametrize("step", OVER_RECORDS, ids=lambda step: step.key)
 every_config = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.key)
@@ -96,7 +98,7 @@ def full_batch(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 def outcome(step: Step[Any], records: list[dict[str, Any]], config: dict[str, Any]) -> StepOutput | tuple[str, str]:
     try:
-        return step.execute(records, config)
+        return step.execute(records, config, CONTEXT)
     except StepError as error:
         return error.code, str(error)
 
@@ -123,13 +125,13 @@ def test_the_config_schema_is_valid_and_says_what_each_field_is(step: Step[Any])
 @every_step
 def test_an_unknown_config_field_is_refused(step: Step[Any]) -> None:
     with pytest.raises(ValidationError, match="surprise"):
-        step.execute([], {**examples(step)[0], "surprise": 1})
+        step.execute([], {**examples(step)[0], "surprise": 1}, CONTEXT)
 
 
 @every_step
 def test_an_empty_batch_gives_an_empty_output(step: Step[Any]) -> None:
     for config in examples(step):
-        output = step.execute([], config)
+        output = step.execute([], config, CONTEXT)
         assert (output.records, output.rejects, output.rows) == ([], [], [])
 
 
@@ -137,7 +139,7 @@ def test_an_empty_batch_gives_an_empty_output(step: Step[Any]) -> None:
 def test_a_field_that_no_record_has_is_an_error_that_names_those_there_are(step: Step[Any]) -> None:
     for config in examples(step):
         with pytest.raises(StepError, match="elsewhere") as caught:
-            step.execute([{"elsewhere": 1}], config)
+            step.execute([{"elsewhere": 1}], config, CONTEXT)
         assert caught.value.code == "unknown_field"
 
 
@@ -146,9 +148,9 @@ def test_the_same_input_gives_the_same_bytes_and_is_left_alone(step: Step[Any]) 
     for config in examples(step):
         records = full_batch(config)
         before = copy.deepcopy(records)
-        first = step.execute(records, config)
+        first = step.execute(records, config, CONTEXT)
         assert records == before
-        second = step.execute(copy.deepcopy(records), copy.deepcopy(config))
+        second = step.execute(copy.deepcopy(records), copy.deepcopy(config), CONTEXT)
         assert json.dumps(first.records) == json.dumps(second.records)
         assert first.rejects == second.rejects
 
@@ -158,7 +160,7 @@ def in_columns(step: Step[Any], records: list[dict[str, Any]], config: dict[str,
     whole = ColumnFrame.of_records(records)
     chunks = [whole.slice(start, chunk_rows) for start in range(0, max(len(whole), 1), chunk_rows)]
     try:
-        result = one_result(step.run(chunks, step.config_model.model_validate(config)), whole)
+        result = one_result(step.run(chunks, step.config_model.model_validate(config), CONTEXT), whole)
     except StepError as error:
         return error.code, str(error)
     return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
@@ -210,10 +212,10 @@ def test_examples_give_what_they_say(step: Step[Any]) -> None:
 def test_each_row_goes_on_or_is_accounted_for(step: Step[Any]) -> None:
     for config in examples(step):
         records = full_batch(config)
-        nulled = step.execute(records, config)
+        nulled = step.execute(records, config, CONTEXT)
         assert len(nulled.records) == len(records)
         assert nulled.rejects == []
-        rejecting = step.execute(records, {**config, "on_error": "reject"})
+        rejecting = step.execute(records, {**config, "on_error": "reject"}, CONTEXT)
         assert len(rejecting.records) + len(rejecting.rejects) == len(records)
         rows = [reject.row for reject in rejecting.rejects]
         assert rows == sorted(set(rows))
@@ -222,7 +224,7 @@ def test_each_row_goes_on_or_is_accounted_for(step: Step[Any]) -> None:
             assert reject.value == records[reject.row].get(reject.field)
         if rejecting.rejects:
             with pytest.raises(StepError) as caught:
-                step.execute(records, {**config, "on_error": "fail"})
+                step.execute(records, {**config, "on_error": "fail"}, CONTEXT)
             assert caught.value.code == rejecting.rejects[0].code
 
 
