@@ -2,7 +2,7 @@
 those that ask for it the whole system beside them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,23 @@ async def org(system: System) -> AsyncIterator[Org]:
     fresh = await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
     yield fresh
     await fresh.http.aclose()
+
+
+@pytest.fixture(scope="session")
+async def org_factory(system: System) -> AsyncIterator[Callable[[], Awaitable[Org]]]:
+    """Makes orgs that live as long as the test run."""
+    made: list[Org] = []
+
+    async def make() -> Org:
+        assert system.endpoints is not None
+        made.append(
+            await new_org(system.endpoints.gateway_url, system.endpoints.nats_url, system.endpoints.database_url)
+        )
+        return made[-1]
+
+    yield make
+    for fresh in made:
+        await fresh.http.aclose()
 
 
 @pytest.fixture

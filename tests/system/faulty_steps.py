@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,4 +81,9 @@ def garbage(records: Sequence[Record], config: NoConfig) -> StepOutput:
     return StepOutput([object()])
 
 
-STEPS = (count, crash, hang, slow, greedy, flaky, refuse, garbage)
+@step("test_nonce", version="1", summary="Is not deterministic.", config=NoConfig)
+def nonce(records: Sequence[Record], config: NoConfig) -> StepOutput:
+    return StepOutput([{**record, "nonce": uuid.uuid4().hex} for record in records])
+
+
+STEPS = (nonce, count, crash, hang, slow, greedy, flaky, refuse, garbage)
