@@ -78,8 +78,8 @@ class ReadFileConfig(StepConfig):
     max_columns: int = Field(default=2_000, ge=1, le=10_000)
     """Fields of the file, at most."""
 
-    max_cells: int = Field(default=20_000_000, ge=1, le=100_000_000)
-    """XLSX: rows times columns of the sheet, at most; the reader holds them all."""
+    max_cells: int = Field(default=12_000_000, ge=1, le=100_000_000)
+    """XLSX: rows times columns of the sheet, at most; the reader holds them all, at about 80 bytes each."""
 
     max_field_bytes: int = Field(default=MIB, ge=1, le=64 * MIB)
     """A cell, at most; a row with a longer one is a reject. It bounds what a quote that is never closed can take in."""

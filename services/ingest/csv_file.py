@@ -30,6 +30,8 @@ EXTRA_MAX = 64
 """Empty fields that a record may have at its end, beyond the header's."""
 RESCAN_MAX_BYTES = 256 * 1024 * 1024
 """What may be read a second time after quotes that are not closed, in all: time stays in proportion to the file."""
+RESCAN_LEAST_BYTES = 4096
+"""What one time counts for at least: many short fields cost more than their bytes."""
 
 
 class CsvReader:
@@ -208,7 +210,9 @@ class CsvReader:
         self._recovering = True
 
     def _rescanned(self, size_bytes: int) -> None:
-        self._rescanned_bytes += max(0, size_bytes)
+        if size_bytes <= 0:
+            return
+        self._rescanned_bytes += size_bytes + RESCAN_LEAST_BYTES
         if self._rescanned_bytes > RESCAN_MAX_BYTES:
             raise StepError(
                 f"The file's quotes do not match up, over and over, up to line {self._line}. If its fields are not "

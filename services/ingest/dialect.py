@@ -9,7 +9,6 @@ from services.ingest.records import Dialect, Limits, Malformed, line_end, next_l
 DELIMITERS = (b",", b";", b"\t", b"|")
 SAMPLE_RECORDS = 100
 SAMPLE_BYTES = 256 * 1024
-SAMPLE_FIELDS = 10_000
 _EXCEL_HINT = re.compile(rb"sep=([\x09\x20-\x7e])(\r\n|\n|\r)")
 
 
@@ -23,10 +22,11 @@ def sample(block: bytes, dialect: Dialect, config: ReadFileConfig, *, last: bool
     """The fields of the first complete records; a line that begins none is left out, and so are blank ones."""
     whole = last and len(block) <= SAMPLE_BYTES
     block = block[:SAMPLE_BYTES]
-    limits = Limits.of(config, SAMPLE_FIELDS)
+    limits = Limits.of(config, config.max_columns)
     records: list[list[bytes]] = []
     start: int | None = 0
-    while start is not None and start < len(block) and len(records) < SAMPLE_RECORDS:
+    malformed = 0
+    while start is not None and start < len(block) and len(records) + malformed < SAMPLE_RECORDS:
         if block[start] in b"\r\n":
             start = line_end(block, start, last=whole)
             continue
@@ -35,6 +35,7 @@ def sample(block: bytes, dialect: Dialect, config: ReadFileConfig, *, last: bool
             break
         if isinstance(found, Malformed):
             start = next_line(block, start, last=whole)
+            malformed += 1
         else:
             records.append(found.fields)
             start = found.end

@@ -35,7 +35,7 @@ class JsonLines:
         for ordinal, (place, line) in enumerate(self._lines()):
             value = self._parsed(line)
             if isinstance(value, str):
-                rejects.append(Reject(place, None, value, raw_text(line)))
+                rejects.append(Reject(place, None, value, raw_text(line.rstrip(b"\r"))))
             else:
                 records.append(value)
                 ordinals.append(ordinal)

@@ -51,6 +51,8 @@ class FieldSchema:
             values = set(map(type, column.values())) - {type(None)}
             self.nulls += sum(value is None for value in column.values()) - array.null_count
             self._kinds |= {_JSON_KINDS.get(found, "json") for found in values}
+            if str in values:
+                self._text.clear()  # among other things: what it looks like says nothing
         elif column.kind != "string":
             self._kinds.add(OF_COLUMN[column.kind])
         else:

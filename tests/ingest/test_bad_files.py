@@ -136,6 +136,7 @@ print(peak // 1024)
         ("quoted", "2 [(3, 'field_too_long', 1000)]"),
         ("json", "2 [(2, 'record_too_long', 1000)]"),
         ("bomb", "unpacks_too_large"),
+        ("quotes", "too_many_bad_quotes"),
         ("rows", "10485760 []"),
     ],
 )
