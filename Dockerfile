@@ -5,6 +5,7 @@ WORKDIR /app
 COPY pyproject.toml README.md ./
 COPY bench bench
 COPY cli cli
+COPY data_engine_x data_engine_x
 COPY events events
 COPY gateway gateway
 COPY migrations migrations

@@ -35,6 +35,8 @@ LEFTOVER_TIMEOUT_S = 10.0
 NATS_ACCOUNTS = Path(migrations.__file__).parent / "nats_accounts.conf"
 OPERATOR = "operator"
 NATS_PROCESSES = ("gateway", "command-service", "worker", "projector")
+REMOTE_WORKER = "remote-worker"
+"""The user of step workers that are not ours (docs/protocol.md)."""
 
 _NATS_CONFIG = """\
 # Written at every start; do not edit.
@@ -292,7 +294,9 @@ def _read_config(path: Path) -> EmbeddedConfig:
     try:
         known = json.loads(path.read_text())
         known.pop("nats_user", None)  # of a folder from before each process had a user of its own
-        return EmbeddedConfig(**{**_new_secrets(), **known})
+        fresh = _new_secrets()
+        known["nats_passwords"] = fresh["nats_passwords"] | known.get("nats_passwords", {})  # users were added since
+        return EmbeddedConfig(**{**fresh, **known})
     except (ValueError, TypeError) as error:
         raise EmbeddedServerError(
             f"{path} cannot be read ({error}). It has the passwords of the servers in this folder: restore it from a "
@@ -323,7 +327,7 @@ def _new_config() -> EmbeddedConfig:
 
 def _new_secrets() -> dict[str, dict[str, str]]:
     return {
-        "nats_passwords": {name: new_password() for name in NATS_PROCESSES},
+        "nats_passwords": {name: new_password() for name in (*NATS_PROCESSES, REMOTE_WORKER)},
         "database_passwords": {name: new_password() for name in LOGINS},
     }
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import credentials, database_roles, processes
+from cli.embedded import REMOTE_WORKER
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
+from events.errors import ConfigurationError
 from events.settings import Settings
 
 app = typer.Typer(
@@ -181,6 +184,24 @@ def docs_events() -> None:
     print(event_catalogue())
 
 
+@docs_app.command("steps")
+def docs_steps(
+    key: Annotated[str | None, typer.Argument(help="One step's page; without it, the list of all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every page below this folder instead.")] = None,
+) -> None:
+    """Print the catalogue of steps, or one step's page, as Markdown."""
+    from cli.step_pages import pages, write_pages
+
+    if out is not None:
+        console.print(f"{len(write_pages(out))} pages")
+        return
+    made = pages()
+    name = "steps.md" if key is None else f"steps/{key}.md"
+    if name not in made:
+        raise typer.BadParameter(f"there is no step {key!r}; `dex docs steps` lists those that there are")
+    print(made[name], end="")
+
+
 @app.command("dead-letters")
 def dead_letters(
     replay: Annotated[bool, typer.Option("--replay", help="Give each back to where it came from.")] = False,
@@ -215,20 +236,46 @@ def command_service() -> None:
 @app.command()
 def worker(
     module: Annotated[
-        list[str] | None, typer.Option("--module", help="A Python module with STEPS; may be repeated.")
+        list[str] | None,
+        typer.Option("--module", help="A Python module with steps, importable from here; may be repeated."),
+    ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remote", help="Serve a step that a worker in another language announces; * for all; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Run a step worker (one process of a deployment)."""
     settings = Settings()
     if module:
+        sys.path.append(str(Path.cwd()))  # as its step processes have it; at the end, so that it hides nothing of ours
         settings = settings.model_copy(update={"step_modules": tuple(module)})
+    if remote:
+        settings = settings.model_copy(update={"remote_steps": tuple(remote)})
     raise typer.Exit(processes.run_process(processes.WORKER, settings, processes.serve_worker))
+
+
+@app.command("remote-url")
+def remote_url() -> None:
+    """The NATS URL, with its password, for a step worker in another language on this machine."""
+    typer.echo(guarded(_remote_url))
 
 
 @app.command()
 def projector() -> None:
     """Run the projector (one process of a deployment)."""
     raise typer.Exit(processes.run_process(processes.PROJECTOR, Settings(), processes.serve_projector))
+
+
+def _remote_url() -> str:
+    url = running_endpoints(Settings()).process_nats_urls.get(REMOTE_WORKER)
+    if url is None:
+        raise ConfigurationError(
+            f"Only the passwords of an embedded nats-server are known here: make the URL of the user {REMOTE_WORKER!r} "
+            "from the password that yours was given (NATS_REMOTE_WORKER_PASSWORD)."
+        )
+    return url
 
 
 async def _with_system(use: Any, *, quiet: bool) -> Any:

@@ -11,7 +11,7 @@ size in bytes] (`events.columns`). Row ids are `first`, `first` + 1, …, or the
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,20 @@ class Manifest:
         if any(len(chunk.columns) != len(names) for chunk in chunks):
             raise ValueError("not a manifest: a chunk has more or fewer columns than there are names")
         return cls(names, chunks)
+
+
+def merged(parts: Sequence[Manifest]) -> Manifest:
+    """The chunks of all parts, in order, under the names of all of them, in the order of their first appearance."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    chunks: list[ChunkRef] = []
+    for part in parts:
+        if part.names == names:
+            chunks += part.chunks
+            continue
+        for chunk in part.chunks:
+            columns = dict(zip(part.names, chunk.columns, strict=True))
+            chunks.append(replace(chunk, columns=tuple(columns.get(name) for name in names)))
+    return Manifest(names, tuple(chunks))
 
 
 @dataclass(frozen=True, slots=True)

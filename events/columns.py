@@ -4,7 +4,7 @@ A column holds the values of one field for some rows. It knows five kinds, which
 differ in kind, or that holds lists and objects, is kept as JSON text, and comes back as it went in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -102,6 +102,26 @@ def column_of(values: Sequence[Any]) -> Column:
 def absent_column(rows: int) -> Column:
     """A field that no row has."""
     return Column("string", pa.nulls(rows, TYPES["string"]), sparse=True)
+
+
+def records_of(columns: Mapping[str, Column], rows: int) -> list[dict[str, Any]]:
+    """The rows as JSON objects, each with the fields that it has."""
+    if not columns:
+        return [{} for _ in range(rows)]
+    cells = [column.fields() for column in columns.values()]
+    names = tuple(columns)
+    if not any(column.sparse for column in columns.values()):
+        return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+    return [
+        {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
+        for row in zip(*cells, strict=True)
+    ]
+
+
+def columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    """The inverse: a column for each field, in the order of first appearance. Raises as `column_of` does."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: column_of([record.get(name, ABSENT) for record in records]) for name in names}
 
 
 def encode_column(column: Column) -> bytes:

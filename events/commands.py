@@ -173,6 +173,9 @@ class CreateSubmission(Command):
     name: str | None
     records: Payload
     start_run: bool
+    reading: BlueprintStep | None = None
+    """The step that makes records of an uploaded file: the first of each run, before those of the blueprint."""
+    reuse_results: bool = True
 
 
 class CreateRun(Command):
@@ -180,6 +183,7 @@ class CreateRun(Command):
 
     NAME: ClassVar[str] = "create_run"
     submission_id: str
+    reuse_results: bool = True
 
 
 class RetryRun(Command):

@@ -31,15 +31,25 @@ class Payload(BaseModel):
     format: Format = "json"
 
 
-def encode_records(records: Sequence[Any]) -> bytes:
-    """Compact UTF-8 JSON of a batch, keys in the order given: the bytes that the digest is taken of."""
-    return orjson.dumps(records)
+def encode_records(records: Sequence[Any], ids: Sequence[int] | None = None) -> bytes:
+    """Compact UTF-8 JSON of a batch, keys in the order given: the bytes that the digest is taken of.
+
+    A list of the records; or, where their ids are not 0, 1, …, {"row_ids": […], "records": […]}.
+    """
+    if ids is None or all(row_id == row for row, row_id in enumerate(ids)):
+        return orjson.dumps(records)
+    return orjson.dumps({"row_ids": ids, "records": records})
 
 
 def decode_records(data: bytes | str) -> list[Any]:
-    """The inverse of `encode_records`."""
-    records: list[Any] = orjson.loads(data)
-    return records
+    """The records of an encoded batch."""
+    return decode_batch(data)[0]
+
+
+def decode_batch(data: bytes | str) -> tuple[list[Any], list[int] | None]:
+    """The inverse of `encode_records`: the records, and their ids where these are not 0, 1, …"""
+    plain = orjson.loads(data)
+    return (plain, None) if isinstance(plain, list) else (plain["records"], plain["row_ids"])
 
 
 def digest_of(data: bytes) -> str:

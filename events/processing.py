@@ -25,6 +25,8 @@ class SubmissionCreated(Event):
     blueprint_id: str
     name: str | None
     records: Payload
+    reading: BlueprintStep | None = None
+    """The step that makes records of an uploaded file: the first of each run, before those of the blueprint."""
 
 
 class RunStarted(Event):

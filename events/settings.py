@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     """Where the gateway listens; the platform's plain `PORT` is honoured too."""
     body_max_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     """A request body above this is refused with 413."""
+    upload_max_bytes: Annotated[int, Field(ge=KIB)] = 4 * 1024 * MIB
+    """As long a file may be that is uploaded, as it comes: compressed, if it is."""
+    uploads_per_org_max: Annotated[int, Field(ge=1)] = 4
+    """Files of one org that a gateway process takes at the same time."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
     """The longest `wait_s` of runs/get."""
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0
@@ -116,6 +120,9 @@ class Settings(BaseSettings):
 
     step_modules: Annotated[tuple[str, ...], NoDecode] = ("services.steps.catalogue",)
     """Python modules with a `STEPS` tuple that a worker serves; commas between them."""
+    remote_steps: Annotated[tuple[str, ...], NoDecode] = ()
+    """Keys of steps that a worker serves by asking workers in other languages, which announce them (docs/protocol.md);
+    commas between them; `*`: whatever is announced."""
     worker_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Tasks that one worker holds at a time, for each step."""
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 2
@@ -171,9 +178,9 @@ class Settings(BaseSettings):
         """An optional setting that is empty is not set: so an environment can take back what `.env` says."""
         return None if value == "" and _is_optional(cls.model_fields[str(info.field_name)].annotation) else value
 
-    @field_validator("step_modules", mode="before")
+    @field_validator("step_modules", "remote_steps", mode="before")
     @classmethod
-    def _split_modules(cls, value: object) -> object:
+    def _split_at_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 

@@ -13,10 +13,14 @@ COMMANDS = "COMMANDS"
 TASKS = "TASKS"
 BULK_TASKS = "BULK_TASKS"
 BLOBS = "BLOBS"
+MEMO = "MEMO"
 DEAD_LETTERS = "DEAD_LETTERS"
 
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
+
+ANNOUNCE = "steps.announce"
+"""A step worker in another language tells which step it serves (docs/protocol.md)."""
 
 Lane = Literal["due", "bulk"]
 """How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
@@ -64,6 +68,11 @@ def blob(org_id: str, digest: str) -> str:
     return f"blobs.{org_id}.{digest}"
 
 
+def memo(org_id: str, company_id: str, key: str) -> str:
+    """Where a company's result is kept under what it follows from."""
+    return f"memo.{org_id}.{company_id}.{key}"
+
+
 def task_filter(step_key: str) -> str:
     """The tasks of one step, as TASKS receives them from the log: `tasks.<step>.<org>.<run>.<version>`."""
     return f"tasks.{step_key}.>"
@@ -72,6 +81,11 @@ def task_filter(step_key: str) -> str:
 def bulk_filter(step_key: str, bucket: int) -> str:
     """The tasks of one step in one queue of BULK_TASKS: `bulk.<bucket>.<step>.<org>.<run>.<version>`."""
     return f"bulk.{bucket}.{step_key}.>"
+
+
+def remote_step(step_key: str) -> str:
+    """Where a worker in another language is asked for a step."""
+    return f"steps.remote.{step_key}"
 
 
 def lane_of(routing: str) -> Lane:

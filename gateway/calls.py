@@ -4,7 +4,7 @@ In that order, so that a stranger cannot make us read, let alone parse, a body.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, get_type_hints
 
@@ -46,6 +46,8 @@ class Call:
     idempotency_key: str | None
     headers: Headers = field(repr=False)
     address: str
+    file: AsyncIterator[bytes] | None = field(default=None, repr=False)
+    """The body of an upload, as it comes in; None where the body is JSON."""
 
     @property
     def auth(self) -> AuthContext:
@@ -203,10 +205,48 @@ class CallRoute(APIRoute):
         return handler
 
 
+class UploadRoute(CallRoute):
+    """A route of an endpoint `(body: Annotated[Model, Query()], call: Authenticated)`: what it is told stands in the
+    query string, and the body is a file of any kind, which the endpoint reads as it comes in (`call.file`).
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler. Raises ConfigurationError for an endpoint that has no rule, or another shape."""
+        path, endpoint = self.path, self.endpoint
+        rule = rule_of(path)
+        validate = _body_model(path, endpoint, Authenticated).model_validate
+
+        async def handler(request: Request) -> Response:
+            call = await authenticated(request, rule, path)
+            try:
+                body = validate(dict(request.query_params))
+            except ValidationError as error:
+                raise _faults(error) from None
+            with call.gateway.uploads.one_more(call.org_id):
+                answer: Response = await endpoint(body, replace(call, file=_file(request, call)))
+            return answer
+
+        return handler
+
+
+async def _file(request: Request, call: Call) -> AsyncIterator[bytes]:
+    """The body, counted as it comes in. Raises BodyTooLargeError, ClientDisconnect."""
+    limit_bytes = call.gateway.settings.upload_max_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        yield chunk
+
+
 def _body_model(path: str, endpoint: Callable[..., Any], call: object) -> type[BaseModel]:
-    hints = get_type_hints(endpoint, include_extras=True)
-    body = hints.get("body")
-    if not (isinstance(body, type) and issubclass(body, BaseModel)) or hints.get("call") != call:
+    call_hint = get_type_hints(endpoint, include_extras=True).get("call")
+    body = get_type_hints(endpoint).get("body")
+    if not (isinstance(body, type) and issubclass(body, BaseModel)) or call_hint != call:
         raise ConfigurationError(f"The endpoint {path} is not of the shape (body: Model, call: Authenticated).")
     return body
 

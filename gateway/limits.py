@@ -20,7 +20,7 @@ from events.settings import Settings
 KEYS_MAX = 100_000
 FAILURES_BURST_S = 50.0
 ADDRESS_FAILURES = "address_failures_per_s"
-LIMIT_CODES = frozenset(f"limit_{name}" for name in (*Limits.model_fields, ADDRESS_FAILURES))
+LIMIT_CODES = frozenset(f"limit_{name}" for name in (*Limits.model_fields, ADDRESS_FAILURES, "uploads"))
 """The `code` of every refusal by a limit."""
 
 Clock = Callable[[], float]

@@ -83,7 +83,8 @@ def build(app: FastAPI) -> dict[str, Any]:
         operation = document["paths"][path]["post"]
         operation["security"] = [{"bearer": []}]
         operation["description"] += f"\n\nRoles: {', '.join(sorted(rule.roles))}."
-        operation["parameters"] = [_IDEMPOTENCY, _ORG] if rule.command else [_ORG]
+        headers = [_IDEMPOTENCY, _ORG] if rule.command else [_ORG]
+        operation["parameters"] = [*operation.get("parameters", ()), *headers]
         _complete_responses(operation, deferrable=rule.command and path != "/v1/tokens/create", schemas=schemas)
     return document
 
@@ -98,8 +99,9 @@ def _complete_responses(operation: dict[str, Any], *, deferrable: bool, schemas:
     responses = operation["responses"]
     responses.pop("422", None)
     for response in responses.values():
-        content = response["content"]["application/json"]
-        content["example"] = _example(content["schema"], schemas)
+        content = response["content"].get("application/json")
+        if content is not None:  # a file's example stands with its endpoint
+            content["example"] = _example(content["schema"], schemas)
         response["headers"] = _REQUEST_ID_HEADER
     if deferrable:
         responses["202"] = _json("Deferred", "application/json", DeferredAnswer)

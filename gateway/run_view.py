@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.exports.reading import page
 from gateway.payloads import Payloads, Reference
 from gateway.signals import POLL_S, RunWaiter, Signals
 from projections.queries import work
@@ -152,8 +153,9 @@ def pending(row: Row, index: int) -> tuple[str, int | None]:
 async def with_results(payloads: Payloads, row: Row, resource: dict[str, Any]) -> dict[str, Any]:
     """The resource, with the first records of its output when the run has succeeded."""
     if row["status"] == "succeeded" and row["output_digest"] is not None:
-        text = await payloads.text(output_reference(row, len(row["step_keys"]) - 1))
-        resource["results"] = {"rows": row["output_rows"], "records": _first(text, row["output_rows"])}
+        reference = output_reference(row, len(row["step_keys"]) - 1)
+        records = await _first(payloads, reference, row["output_rows"])
+        resource["results"] = {"rows": row["output_rows"], "records": records}
     return resource
 
 
@@ -170,8 +172,10 @@ def output_reference(row: Row, step_index: int) -> Reference:
     )
 
 
-def _first(text: bytes, rows: int) -> Any:
+async def _first(payloads: Payloads, reference: Reference, rows: int) -> Any:
     """At most RESULTS_MAX_RECORDS; a short batch goes out as it was stored, without being parsed."""
-    if rows <= RESULTS_MAX_RECORDS:
-        return orjson.Fragment(text)
-    return orjson.loads(text)[:RESULTS_MAX_RECORDS]
+    if reference.format == "json" and rows <= RESULTS_MAX_RECORDS:
+        text = await payloads.text(reference)
+        if text.startswith(b"["):
+            return orjson.Fragment(text)
+    return (await page(payloads, reference, 0, RESULTS_MAX_RECORDS))[1]

@@ -18,6 +18,7 @@ from gateway.payloads import Payloads
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
+from gateway.uploads import Uploads
 from gateway.usage import TokenUsage
 from projections.database import create_pool
 from projections.queries.positions import projected_position
@@ -40,6 +41,7 @@ class Gateway:
     log: EventLog
     payloads: Payloads
     runs: RunLoader
+    uploads: Uploads
 
 
 @asynccontextmanager
@@ -79,4 +81,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         log=EventLog(connection),
         payloads=Payloads(connection),
         runs=RunLoader(reader),
+        uploads=Uploads(settings.uploads_per_org_max),
     )

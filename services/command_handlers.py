@@ -184,6 +184,9 @@ class CommandHandlers:
         try:
             await self._active(command, admin.COMPANY, command.company_id)
             blueprint = await self._active(command, admin.BLUEPRINT, command.blueprint_id)
+            reading = () if command.reading is None else (command.reading,)
+            if problems := problems_of(reading, await self._registry(reading)):
+                raise InvalidInputError("What is said of the file is not valid.", problems)
         except RejectedError as error:
             return await self._first_answer(command, RUN, error, first_run_id(command.aggregate_id))
         events = runs.submit(
@@ -193,7 +196,9 @@ class CommandHandlers:
             blueprint_id=command.blueprint_id,
             name=command.name,
             records=command.records,
-            plan=blueprint.steps if command.start_run else None,
+            plan=(*reading, *blueprint.steps) if command.start_run else None,
+            reading=command.reading,
+            reuse_results=command.reuse_results,
         )
         return await self._create_run(command, events, command.company_id, command.aggregate_id)
 
@@ -209,8 +214,9 @@ class CommandHandlers:
             company_id=submission.company_id,
             submission_id=command.submission_id,
             blueprint_id=blueprint.aggregate_id,
-            plan=blueprint.steps,
+            plan=blueprint.steps if submission.reading is None else (submission.reading, *blueprint.steps),
             records=submission.records,
+            reuse_results=command.reuse_results,
         )
         return await self._create_run(command, started, submission.company_id, command.submission_id)
 

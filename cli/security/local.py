@@ -8,7 +8,6 @@ from urllib.parse import unquote
 import psutil
 
 from cli.database_roles import GROUPS
-from cli.embedded import NATS_PROCESSES
 from cli.security.report import Audited, Finding, is_loopback, parts_of
 from cli.system import state_path
 
@@ -60,7 +59,7 @@ def _listening(audited: Audited) -> Iterator[tuple[str, list[tuple[str, int]]]]:
 def check_secrets(audited: Audited) -> Iterator[Finding]:
     """Passwords in the URLs, and what sessions are checked with."""
     urls = {"operator (nats)": audited.endpoints.nats_url, "operator (postgres)": audited.endpoints.database_url}
-    urls |= {f"{name} (nats)": audited.url_of("nats", name) for name in NATS_PROCESSES}
+    urls |= {f"{name} (nats)": audited.url_of("nats", name) for name in audited.nats_users}
     urls |= {f"{name} (postgres)": audited.url_of("database", name) for name in GROUPS}
     for where, url in urls.items():
         parts = parts_of(url)

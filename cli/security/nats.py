@@ -7,7 +7,6 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
-from cli.embedded import NATS_PROCESSES
 from cli.security.report import Audited, Finding, is_loopback, parts_of
 from events import strictjson, subjects
 from events.connection import inbox_prefix
@@ -33,7 +32,7 @@ async def check_nats(audited: Audited) -> list[Finding]:
     try:
         own = await _user_info(operator)
         findings = [Finding("nats", "operator", f"{own.get('user')} of account {own.get('account')}")]
-        for process in NATS_PROCESSES:
+        for process in audited.nats_users:
             findings += await _check_user(audited, process, own)
         settings = audited.settings
         faults = await check_streams(operator, settings.nats_replicas, settings.events_max_bytes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
+from cli.embedded import NATS_PROCESSES, REMOTE_WORKER
 from cli.system import Endpoints
 from events.settings import Settings
 
@@ -42,6 +43,11 @@ class Audited:
     def unless_development(self) -> Severity:
         """How bad it is, what development may do."""
         return "notice" if self.in_development else "weak"
+
+    @property
+    def nats_users(self) -> list[str]:
+        """Who connects to NATS besides the operator: our processes, and remote workers where their URL is known."""
+        return [*NATS_PROCESSES, *({REMOTE_WORKER} & self.endpoints.process_nats_urls.keys())]
 
     def url_of(self, server: Literal["nats", "database"], process: str) -> str:
         """What a process connects to; the operator's own URL when it has been given no other."""

@@ -1,15 +1,18 @@
 """The records themselves: a step's output, what it rejected, or what it read; paged."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from events.errors import StateConflictError
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
+from gateway.exports.reading import Table, no_rows, open_table, page
+from gateway.exports.writers import WRITERS, Format, Writer
 from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, Id, Query, example, shown
 from gateway.payloads import Reference
 from gateway.routers.step_results import STEP_INDEX_MAX
@@ -58,6 +61,31 @@ class ResultsPage(BaseModel):
     next_cursor: str | None
 
 
+class DownloadResults(Query):
+    """Which records, and as what file."""
+
+    model_config = example(run_id=ID_EXAMPLE, format="parquet")
+
+    run_id: Id
+    step_index: Annotated[
+        int | None, Field(ge=0, le=STEP_INDEX_MAX, description="Counted from 0; the last step, if not said.")
+    ] = None
+    kind: Kind = "output"
+    format: Format = "csv"
+    row_ids: Annotated[bool, Field(description="With a first column `row_id`: the record's number as handed in.")] = (
+        False
+    )
+    escape_formulas: Annotated[
+        bool, Field(description="CSV: put an apostrophe before text that a spreadsheet would take for a formula.")
+    ] = True
+
+
+FILE_CONTENT = {
+    writer.media_type.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}, "example": "…"}
+    for writer in WRITERS.values()
+}
+
+
 @router.post("/get", response_model=ResultsPage)
 async def get(body: GetResults, call: Authenticated) -> Response:
     """A page of the records that a step made, rejected or read."""
@@ -69,18 +97,47 @@ async def get(body: GetResults, call: Authenticated) -> Response:
     if step_index >= len(run["step_keys"]):
         answers.found(None, f"step {step_index} in the run", body.run_id)
     reference = await _reference(call, scope, run, step_index, body.kind)
-    records = [] if reference is None else orjson.loads(await call.gateway.payloads.text(reference))
+    rows, records = (0, []) if reference is None else await page(call.gateway.payloads, reference, start, body.limit)
     end = start + body.limit
     return answers.json_response(
         {
             "run_id": body.run_id,
             "step_index": step_index,
             "kind": body.kind,
-            "rows": len(records),
-            "records": records[start:end],
-            "next_cursor": cursors.encode(end) if end < len(records) else None,
+            "rows": rows,
+            "records": records,
+            "next_cursor": cursors.encode(end) if end < rows else None,
         }
     )
+
+
+@router.post(
+    "/download",
+    response_class=StreamingResponse,
+    responses={200: {"description": "The file", "content": FILE_CONTENT}},
+)
+async def download(body: DownloadResults, call: Authenticated) -> Response:
+    """All records that a step made, rejected or read, as a file; it is written while it goes out."""
+    scope = await call.caught_up(body.min_position)
+    run = answers.found(await call.gateway.runs.load(RunKey(scope, body.run_id)), "run", body.run_id)
+    step_index = len(run["step_keys"]) - 1 if body.step_index is None else body.step_index
+    if step_index >= len(run["step_keys"]):
+        answers.found(None, f"step {step_index} in the run", body.run_id)
+    reference = await _reference(call, scope, run, step_index, body.kind)
+    table = no_rows(call.gateway.payloads) if reference is None else await open_table(call.gateway.payloads, reference)
+    writer = WRITERS[body.format](table.kinds, row_ids=body.row_ids, escape_formulas=body.escape_formulas)
+    name = f"{run['step_keys'][step_index]}-{body.kind}-{body.run_id}.{writer.extension}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Data-Engine-Rows": str(table.rows)}
+    return StreamingResponse(_file(call, table, writer), headers=headers, media_type=writer.media_type)
+
+
+async def _file(call: Call, table: Table, writer: Writer) -> AsyncIterator[bytes]:
+    """The file, chunk by chunk. Whoever loses access meanwhile gets no more of it: the connection breaks off."""
+    yield writer.begin()
+    async for columns, ids in table.chunks():
+        await call.still_allowed()
+        yield await asyncio.to_thread(writer.chunk, columns, ids)
+    yield await asyncio.to_thread(writer.end)
 
 
 async def _reference(call: Call, scope: Scope, run: Row, step_index: int, kind: Kind) -> Reference | None:

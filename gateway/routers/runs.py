@@ -7,10 +7,13 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from events import commands
+from events.errors import StateConflictError
 from events.processing import RUN, SUBMISSION
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
+from gateway.exports.diff import compare
 from gateway.models import (
+    CURSOR_EXAMPLE,
     ID_EXAMPLE,
     OTHER_ID_EXAMPLE,
     TIME_EXAMPLE,
@@ -27,7 +30,7 @@ from gateway.models import (
     shown,
 )
 from gateway.problems import invalid
-from gateway.run_view import RunKey, run_resource, wait_until_ended, with_results
+from gateway.run_view import RunKey, output_reference, run_resource, wait_until_ended, with_results
 from gateway.visibility import must_see
 from projections.queries import work
 
@@ -111,6 +114,9 @@ class CreateRun(BaseModel):
     model_config = example(submission_id=ID_EXAMPLE)
 
     submission_id: Id
+    reuse_results: Annotated[
+        bool, Field(description="Whether an earlier result of a step over the same input may stand for executing it.")
+    ] = True
 
 
 class RunCreated(Done):
@@ -173,7 +179,12 @@ async def create(body: CreateRun, call: Authenticated) -> Response:
     await must_see(call, SUBMISSION, body.submission_id)
     envelope = call.envelope(body)
     run_id = envelope.new_id(RUN)
-    command = commands.CreateRun(**envelope.fields(), aggregate_id=run_id, submission_id=body.submission_id)
+    command = commands.CreateRun(
+        **envelope.fields(),
+        aggregate_id=run_id,
+        submission_id=body.submission_id,
+        reuse_results=body.reuse_results,
+    )
     with await call.opening(run_id) as opening:
         return await answers.do(call, envelope, command, 201, opening, run_id=run_id)
 
@@ -210,6 +221,74 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
         body.status,
     )
     return answers.page(rows, body.limit, lambda row: Run(**run_resource(row)))
+
+
+class DiffRuns(Query):
+    """Which two runs of a submission; the changes lead from `before_run_id` to `run_id`."""
+
+    model_config = example(run_id=OTHER_ID_EXAMPLE, before_run_id=ID_EXAMPLE, limit=100)
+
+    run_id: Id
+    before_run_id: Id
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    cursor: Annotated[str | None, Field(max_length=64)] = None
+
+
+class RowChange(BaseModel):
+    """A row that differs: `fields` has those that changed, or all of a row that was added or removed."""
+
+    model_config = shown(row_id=7, change="changed", fields={"city": {"before": "bonn", "after": "Bonn"}})
+
+    row_id: int
+    change: Literal["added", "removed", "changed"]
+    fields: Annotated[
+        dict[str, dict[str, Any]], Field(description="`before` and `after`; a row that has no such field has neither.")
+    ]
+
+
+class RunsDiff(BaseModel):
+    """How many rows differ, in which fields, and a page of them in the order of row ids."""
+
+    model_config = shown(
+        added=0,
+        removed=0,
+        changed=1,
+        changed_by_field={"city": 1},
+        items=[{"row_id": 7, "change": "changed", "fields": {"city": {"before": "bonn", "after": "Bonn"}}}],
+        next_cursor=CURSOR_EXAMPLE,
+    )
+
+    added: int
+    removed: int
+    changed: int
+    changed_by_field: dict[str, int]
+    items: list[RowChange]
+    next_cursor: str | None
+
+
+@router.post("/diff", response_model=RunsDiff)
+async def diff(body: DiffRuns, call: Authenticated) -> Response:
+    """The rows by which the outputs of two runs of one submission differ, by row id and by field."""
+    start = 0 if body.cursor is None else cursors.decode(body.cursor)
+    scope = await call.caught_up(body.min_position)
+    after = answers.found(await call.gateway.runs.load(RunKey(scope, body.run_id)), "run", body.run_id)
+    before = answers.found(await call.gateway.runs.load(RunKey(scope, body.before_run_id)), "run", body.before_run_id)
+    if before["submission_id"] != after["submission_id"]:
+        raise StateConflictError("The runs are not of the same submission.", code="other_submission")
+    for run in (before, after):
+        if run["output_digest"] is None:
+            raise StateConflictError(f"The run {run['run_id']} has no output: it is {run['status']}.", code="no_result")
+    was, now = (output_reference(run, len(run["step_keys"]) - 1) for run in (before, after))
+    found = await compare(call.gateway.payloads, was, now, start, body.limit)
+    counts: dict[str, Any] = dict(found.counts.items())
+    return answers.json_response(
+        {
+            **counts,
+            "changed_by_field": found.changed_by_field,
+            "items": found.items,
+            "next_cursor": cursors.encode(start + body.limit) if found.more else None,
+        }
+    )
 
 
 @router.post("/cancel", response_model=RunCancelled)

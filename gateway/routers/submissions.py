@@ -3,17 +3,20 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter
+from fastapi import Query as QueryParams
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from events import commands
-from events.errors import AuthenticationError, UnavailableError
+from events import commands, strictjson
+from events.administration import BlueprintStep, RetryPolicy
+from events.errors import AuthenticationError, InvalidInputError, UnavailableError
 from events.ids import first_run_id
 from events.logging import get_logger
 from events.payload import digest_of, encode_records
 from events.processing import SUBMISSION
+from events.upload import store_file
 from gateway import answers, cursors
-from gateway.calls import Authenticated, Call, CallRoute
+from gateway.calls import Authenticated, Call, CallRoute, UploadRoute
 from gateway.commands import Deferred
 from gateway.models import (
     ID_EXAMPLE,
@@ -30,12 +33,18 @@ from gateway.models import (
     example,
     shown,
 )
+from gateway.problems import invalid
 from gateway.routers.runs import RUN_EXAMPLE, Run, check_wait
 from gateway.run_view import RunKey, run_resource, wait_until_ended, with_results
 from gateway.signals import RunWaiter
 from gateway.visibility import company_for
 from projections.queries import work
 from projections.queries.reader import Row
+
+READ_FILE = "read_file"
+READ_MAX_CHARACTERS = 64 * 1024
+READ_TIMEOUT_S = 600.0
+"""That a file's next records may take: of some formats nothing can be read before everything is there."""
 
 _logger = get_logger("gateway")
 
@@ -93,6 +102,9 @@ class CreateSubmission(BaseModel):
     ]
     name: Name | None = None
     start_run: Annotated[bool, Field(description="Start a first run at once.")] = True
+    reuse_results: Annotated[
+        bool, Field(description="Whether an earlier result of a step over the same input may stand for executing it.")
+    ] = True
     wait_s: Annotated[float, Field(ge=0, description="Wait so long for the run to end, and embed it.")] = 0
     include_results: Annotated[bool, Field(description="Embed the first 1,000 records of the run's output.")] = False
 
@@ -107,6 +119,30 @@ class SubmissionCreated(Done):
     submission_id: Id
     run_id: Id | None
     run: Run | None = None
+
+
+class UploadSubmission(BaseModel):
+    """What is told of a file that is uploaded, in the query string; the file is the request's body."""
+
+    company_id: Annotated[Id | None, Field(description="A caller that is bound to a company may leave it out.")] = None
+    blueprint_id: Annotated[Id, Field(examples=[ID_EXAMPLE])]
+    name: Name | None = None
+    start_run: Annotated[bool, Field(description="Start a first run at once.")] = True
+    reuse_results: Annotated[
+        bool, Field(description="Whether an earlier result of a step over the same input may stand for executing it.")
+    ] = True
+    read: Annotated[
+        str, Field(max_length=READ_MAX_CHARACTERS, description="The config of the step `read_file`, as JSON.")
+    ] = "{}"
+
+
+class SubmissionUploaded(Done):
+    """The new submission, and its first run."""
+
+    model_config = shown(submission_id=ID_EXAMPLE, run_id=OTHER_ID_EXAMPLE, position=21, repeated=False)
+
+    submission_id: Id
+    run_id: Id | None
 
 
 class GetSubmission(Query):
@@ -153,6 +189,7 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
             name=body.name,
             records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
             start_run=body.start_run,
+            reuse_results=body.reuse_results,
         )
         ids = {"submission_id": submission_id, "run_id": run_id}
         if run_id is None or not body.wait_s:
@@ -164,6 +201,53 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
                 return answers.deferred(envelope, **ids)
             run = await _run(call, waiter, run_id, body, look_first=outcome.repeated)
             return answers.accepted(outcome, 201, **ids, run=run)
+
+
+async def upload(body: Annotated[UploadSubmission, QueryParams()], call: Authenticated) -> Response:
+    """Hand in a file (CSV, JSON lines, Parquet, XLSX; gzip or zstd), and run its records through the blueprint.
+
+    The run's first step, `read_file`, makes records of it, and rejects what it cannot read.
+    """
+    company_id = company_for(call.auth, body.company_id)
+    reading = _reading(body.read)
+    assert call.file is not None, "an UploadRoute gives one"
+    stored = await store_file(call.gateway.payloads.blobs, call.org_id, call.file)
+    await call.still_allowed()
+    envelope = call.envelope(
+        {**body.model_dump(exclude={"read"}), "company_id": company_id, "read": reading.config, "file": stored.digest}
+    )
+    submission_id = envelope.new_id(SUBMISSION)
+    run_id = first_run_id(submission_id) if body.start_run else None
+    with await call.opening(run_id) as opening:
+        command = commands.CreateSubmission(
+            **envelope.fields(),
+            aggregate_id=submission_id,
+            company_id=company_id,
+            blueprint_id=body.blueprint_id,
+            name=body.name,
+            records=stored,
+            start_run=body.start_run,
+            reading=reading,
+            reuse_results=body.reuse_results,
+        )
+        ids = {"submission_id": submission_id, "run_id": run_id}
+        return await answers.do(call, envelope, command, 201, opening, **ids)
+
+
+router.add_api_route(
+    "/upload",
+    upload,
+    methods=["POST"],
+    status_code=201,
+    response_model=SubmissionUploaded,
+    route_class_override=UploadRoute,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
 
 
 @router.post("/get", response_model=Submission)
@@ -208,6 +292,17 @@ async def _run(
     except (UnavailableError, AuthenticationError) as error:
         _logger.warning("run_not_shown", run_id=run_id, error=error.message)
         return None
+
+
+def _reading(config: str) -> BlueprintStep:
+    """The step that reads the file. Its config is checked where the registry is, with the command."""
+    try:
+        parsed = strictjson.parse(config.encode())
+    except InvalidInputError as error:
+        raise invalid("/query/read", f"The config of read_file is not JSON: {error.message}") from error
+    if not isinstance(parsed, dict):
+        raise invalid("/query/read", "The config of read_file is a JSON object.")
+    return BlueprintStep(key=READ_FILE, config=parsed, retry=RetryPolicy(timeout_s=READ_TIMEOUT_S))
 
 
 def _submission(row: Row) -> Submission:

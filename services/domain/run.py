@@ -124,6 +124,7 @@ def submit(
     name: str | None,
     records: Payload,
     plan: tuple[BlueprintStep, ...] | None,
+    reading: BlueprintStep | None = None,
     reuse_results: bool = True,
 ) -> list[Event]:
     """Create a submission and, with a plan, start its first run: one decision, accepted as a whole."""
@@ -134,6 +135,7 @@ def submit(
         blueprint_id=blueprint_id,
         name=name,
         records=records,
+        reading=reading,
     )
     if plan is None:
         return [created]

@@ -53,7 +53,7 @@ class Rowwise:
     def __init__(self, frame: Frame, on_error: OnError) -> None:
         self._frame = frame
         self._on_error = on_error
-        self._made: dict[str, Coded] = {}
+        self._made: dict[str, Sequence[Any] | Coded] = {}
         self._faults: dict[int, RowFault] = {}  # by row, the first of each
 
     def map(self, source: str, function: Callable[[Any], Any], into: str | None = None) -> None:
@@ -67,6 +67,35 @@ class Rowwise:
         coded = distinct_rows(self._frame, sources)
         results = [function(*values) for values in coded.values]
         self._keep(into, sources, coded.values, coded, results, many=True)
+
+    def first_of(self, sources: Sequence[str], functions: Sequence[Callable[[Any], Any]], into: str) -> None:
+        """Write the first of the fields' results that is neither None nor a Fault; if none is, the first Fault is kept.
+
+        A field is looked at in the rows alone that those before it gave nothing for.
+        """
+        found: list[Any] = [None] * len(self._frame)
+        faults: dict[int, RowFault] = {}
+        pending: Sequence[int] = range(len(found))
+        for name, function in zip(sources, functions, strict=True):
+            coded = self._frame.coded(name)
+            codes, results, left = coded.code_list(), dict[int, Any](), list[int]()
+            for row in pending:
+                code = codes[row]
+                if code not in results:
+                    results[code] = function(coded.values[code])
+                result = results[code]
+                if result is not None and not isinstance(result, Fault):
+                    found[row] = result
+                    continue
+                left.append(row)
+                if result is not None and row not in faults:
+                    faults[row] = RowFault(name, result.code, coded.values[code])
+            pending = left
+        if self._on_error != "null":
+            for row in pending:
+                if row in faults:
+                    self._faults.setdefault(row, faults[row])
+        self._made[into] = found
 
     def result(self, report: Mapping[str, Any] | None = None) -> Result:
         """The frame with what was written, and the rejects. Raises StepError when `on_error` is `fail`."""
@@ -97,7 +126,10 @@ class Rowwise:
                     fault = faulty[code]
                     self._faults[row] = RowFault(sources[fault.at], fault.code, values[code][fault.at])
         for at, name in enumerate(into):
-            column = [None if isinstance(r, Fault) else r[at] if many else r for r in results]
+            if faulty:
+                column = [None if isinstance(r, Fault) else r[at] if many else r for r in results]
+            else:
+                column = [r[at] for r in results] if many else results
             self._made[name] = Coded(column, coded.codes)
 
 

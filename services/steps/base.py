@@ -5,7 +5,8 @@ rows that go on and the rejects that do not. It must be deterministic: the same 
 output, in the same order, in every process.
 
 What a step needs of the batch at once is said by its body: `Rows` works on any part of it, so that chunks are done side
-by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk.
+by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk; `Source`
+reads a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -135,6 +136,16 @@ class Whole(Generic[C]):
 
 
 @dataclass(frozen=True, slots=True)
+class Source(Generic[C]):
+    """The first step of a run over an upload: it is given the file's bytes, part by part, and gives chunks, in turn.
+
+    It must not depend on where one part ends and the next begins.
+    """
+
+    function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A documented case, which is also a test: these records with this config give this."""
 
@@ -151,7 +162,8 @@ class Step(Generic[C]):
 
     `version` names the code, its libraries and its data tables: it changes when the output for some input changes.
     `has_effects` marks a step with an effect outside of its output: it gets a recorded decision of its own before
-    and after, is never folded into a checkpoint with others, and never replaced by an earlier result.
+    and after, is never folded into a checkpoint with others, and never replaced by an earlier result. `isolated` marks
+    one that never runs on a worker's own loop, however small its batch is.
     `reads` gives the fields that the step looks at, each of which the batch must have; None: it takes whole rows, as
     whoever drops rows must. `references` gives the ids of the runs whose output it reads too. `holds` says of a barrier
     what it keeps in memory.
@@ -161,15 +173,16 @@ class Step(Generic[C]):
     version: str
     summary: str
     config_model: type[C]
-    body: Rows[C] | Exchange[C] | Whole[C]
+    body: Rows[C] | Exchange[C] | Whole[C] | Source[C]
     has_effects: bool = False
+    isolated: bool = False
     reads: Callable[[C], Sequence[str] | None] = lambda _: None
     references: Callable[[C], Sequence[str]] = lambda _: ()
     examples: Sequence[Example] = ()
     holds: str = ""
 
     @property
-    def kind(self) -> Literal["rows", "exchange", "whole"]:
+    def kind(self) -> Literal["rows", "exchange", "whole", "source"]:
         """What it needs of a batch at once."""
         return _KINDS[type(self.body)]
 
@@ -189,17 +202,28 @@ class Step(Generic[C]):
                     yield replace(apply(frame, verdict, config, context), report=report)
             case Whole(function):
                 yield from function(frames, config, context)
+            case Source():
+                raise StepError(f"{self.key} reads a file, and not the output of another step.", code="needs_file")
 
     def execute(
-        self, records: Sequence[Record], config: Mapping[str, Any], context: Context = NO_CONTEXT
+        self,
+        records: Sequence[Record],
+        config: Mapping[str, Any],
+        context: Context = NO_CONTEXT,
+        ids: Sequence[int] | None = None,
     ) -> StepOutput:
         """Validate `config` and run the step over a few records. Raises pydantic.ValidationError or StepError."""
-        frame = RecordFrame(records)
+        frame = RecordFrame(records, ids)
         result = one_result(self.run([frame], self.config_model.model_validate(config), context), frame)
         return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
 
 
-_KINDS: Mapping[type, Literal["rows", "exchange", "whole"]] = {Rows: "rows", Exchange: "exchange", Whole: "whole"}
+_KINDS: Mapping[type, Literal["rows", "exchange", "whole", "source"]] = {
+    Rows: "rows",
+    Exchange: "exchange",
+    Whole: "whole",
+    Source: "source",
+}
 
 
 def one_result(results: Iterable[Result], like: Frame) -> Result:
@@ -233,7 +257,7 @@ def step(
 
     def declare(function: Callable[[Sequence[Record], C], StepOutput]) -> Step[C]:
         def over_frame(frame: Frame, config: C, context: Context) -> Result:  # noqa: ARG001 - records need no context
-            return _framed(frame, function(frame.records(), config))
+            return framed(frame, function(frame.records(), config))
 
         def over_all(frames: Iterable[Frame], config: C, context: Context) -> Iterator[Result]:
             yield over_frame(concatenated(frames), config, context)
@@ -243,7 +267,7 @@ def step(
     return declare
 
 
-def _framed(frame: Frame, output: StepOutput) -> Result:
+def framed(frame: Frame, output: StepOutput) -> Result:
     """What a function over records returned, as rows with ids."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")

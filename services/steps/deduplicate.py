@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from services.steps._rowwise import require_fields
-from services.steps.base import Context, Exchange, Result, Step, StepConfig, StepError
+from services.steps.base import Context, Example, Exchange, Result, Step, StepConfig, StepError
 from services.steps.frame import Frame, distinct_rows
 
 KEY_BYTES = 16
@@ -80,6 +80,24 @@ deduplicate = Step(
     config_model=DeduplicateConfig,
     body=Exchange(_extract, _combine, _apply),
     holds="16 bytes a row and key set, and 4 for most_complete.",
+    examples=[
+        Example(
+            "The fullest row of those with the same address, or name and phone",
+            {"keys": [["email"], ["name", "phone"]], "keep": "most_complete", "count_field": "copies"},
+            [
+                {"name": "Ann Lee", "email": "ann@acme.com", "phone": None},
+                {"name": "Ann Lee", "email": "ann@acme.com", "phone": "+14155550100"},
+                {"name": "Ann Lee", "email": None, "phone": "+14155550100"},
+                {"name": "Bo Ek", "email": "", "phone": None},
+                {"name": "Bo Ek", "email": "", "phone": None},
+            ],
+            [
+                {"name": "Ann Lee", "email": "ann@acme.com", "phone": "+14155550100", "copies": 3},
+                {"name": "Bo Ek", "email": "", "phone": None, "copies": 1},
+                {"name": "Bo Ek", "email": "", "phone": None, "copies": 1},
+            ],
+        )
+    ],
 )
 """Keep one row a group, in input order. Removed rows are not rejects.
 

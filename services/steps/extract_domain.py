@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -11,13 +11,20 @@ from publicsuffixlist import PublicSuffixList
 from pydantic import ConfigDict, Field, model_validator
 
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
-from services.steps.base import Context, Result, frame_step
+from services.steps.base import Context, Example, Reject, Result, frame_step
 from services.steps.frame import Frame
 
 MAX_URL_CHARACTERS = 8192
 MAX_DOMAIN_CHARACTERS = 253
+HOSTS_REMEMBERED = 32_768
+"""By a process, some 10 MB: many of a batch's addresses are at the same few hosts."""
 
 WEB_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+# Nothing in it for the parser to decide, which takes several times as long: plain labels, the last of letters (so that
+# the host is no number), no user, no port, no escapes in the host.
+PLAIN_URL = re.compile(
+    r"(?:https?://)?((?:[a-z0-9-]{1,63}\.){1,16}[a-z]{2,63})(?:[/?#][\x21-\x7e]*)?", re.IGNORECASE | re.ASCII
+)
 # What would end the host or begin another part of a URL, were an address's domain pasted into one.
 NOT_IN_A_DOMAIN = re.compile(r"[\s/\\?#@:%<>\[\]]")
 # Letters, digits, hyphen: RFC 1123 section 2.1, which registries hold to; RFC 1035 bounds a label at 63.
@@ -58,6 +65,24 @@ class ExtractDomainConfig(RowwiseConfig):
     summary="Find the registrable domain of a website or e-mail address.",
     config=ExtractDomainConfig,
     reads=reads_unless_rejecting(lambda config: [*config.url_fields, *config.email_fields]),
+    examples=[
+        Example(
+            "The website first, the e-mail address where there is none",
+            {"url_fields": ["website"], "email_fields": ["email"], "on_error": "reject"},
+            [
+                {"website": "HTTPS://www.Acme.co.uk/about?x=1", "email": "ann@gmail.com"},
+                {"website": None, "email": "info@mail.müller.de"},
+                {"website": "http://192.168.0.1/", "email": None},
+                {"website": "", "email": None},
+            ],
+            [
+                {"website": "HTTPS://www.Acme.co.uk/about?x=1", "email": "ann@gmail.com", "domain": "acme.co.uk"},
+                {"website": None, "email": "info@mail.müller.de", "domain": "xn--mller-kva.de"},
+                {"website": "", "email": None, "domain": None},
+            ],
+            [Reject(2, "website", "ip_address", "http://192.168.0.1/")],
+        )
+    ],
 )
 def extract_domain(frame: Frame, config: ExtractDomainConfig, _: Context) -> Result:
     """Write the registrable domain of the first field that has one; null when all the fields are null or blank.
@@ -71,27 +96,11 @@ def extract_domain(frame: Frame, config: ExtractDomainConfig, _: Context) -> Res
     """
     sources = [*config.url_fields, *config.email_fields]
     require_fields(frame, sources)
-    suffixes = _suffixes(config.private_suffixes)
-    by_url, by_email = (
-        _finder(_host_of_url, "invalid_url", suffixes),
-        _finder(_host_of_email, "invalid_email", suffixes),
-    )
-    finders = [cache(by_url)] * len(config.url_fields) + [cache(by_email)] * len(config.email_fields)
-
-    def domain(*values: Any) -> tuple[str | None] | Fault:
-        fault: Fault | None = None
-        for at, (value, find) in enumerate(zip(values, finders, strict=True)):
-            if value is None or value == "":
-                continue
-            found = find(value) if isinstance(value, str) else Fault("not_text")
-            if isinstance(found, str):
-                return (found,)
-            if isinstance(found, Fault):
-                fault = fault or Fault(found.code, at)
-        return fault or (None,)
-
+    by_url = _finder(_host_of_url, "invalid_url", config.private_suffixes)
+    by_email = _finder(_host_of_email, "invalid_email", config.private_suffixes)
     work = Rowwise(frame, config.on_error)
-    work.map_many(sources, domain, [config.output_field])
+    finders = [by_url] * len(config.url_fields) + [by_email] * len(config.email_fields)
+    work.first_of(sources, finders, config.output_field)
     return work.result()
 
 
@@ -101,13 +110,28 @@ def _suffixes(private: bool) -> PublicSuffixList:
     return PublicSuffixList(accept_unknown=False, only_icann=not private)
 
 
-def _finder(
-    host_of: Callable[[str], tuple[str, bool] | None], invalid: str, suffixes: PublicSuffixList
-) -> Callable[[str], str | Fault | None]:
-    """The function from a field's text to its registrable domain, None for a blank one, or a Fault."""
+@lru_cache(HOSTS_REMEMBERED)
+def _domain_of(host: str, private: bool) -> str | None:
+    """The registrable domain of a host name, or a fault's code with `!` before it; None where the host is none."""
+    host = host.removesuffix(".")
+    if len(host) > MAX_DOMAIN_CHARACTERS or ".." in host or host.startswith("."):
+        return None
+    suffixes = _suffixes(private)
+    domain: str | None = suffixes.privatesuffix(host)
+    if domain is None:
+        return "!public_suffix" if suffixes.publicsuffix(host) is not None else "!unknown_suffix"
+    return domain if REGISTRABLE.fullmatch(domain) else None
 
-    def find(text: str) -> str | Fault | None:
-        text = text.strip()
+
+def _finder(
+    host_of: Callable[[str], tuple[str, bool] | None], invalid: str, private: bool
+) -> Callable[[Any], str | Fault | None]:
+    """The function from a field's value to its registrable domain, None for a blank one, or a Fault."""
+
+    def find(value: Any) -> str | Fault | None:
+        if not isinstance(value, str):
+            return None if value is None else Fault("not_text")
+        text = value.strip()
         if not text:
             return None
         parsed = host_of(text)
@@ -116,13 +140,10 @@ def _finder(
         host, is_name = parsed
         if not is_name:
             return Fault("ip_address")
-        host = host.removesuffix(".")
-        if len(host) > MAX_DOMAIN_CHARACTERS or ".." in host or host.startswith("."):
-            return Fault(invalid)
-        domain = suffixes.privatesuffix(host)
+        domain = _domain_of(host, private)
         if domain is None:
-            return Fault("public_suffix" if suffixes.publicsuffix(host) is not None else "unknown_suffix")
-        return domain if REGISTRABLE.fullmatch(domain) else Fault(invalid)
+            return Fault(invalid)
+        return Fault(domain[1:]) if domain[0] == "!" else domain
 
     return find
 
@@ -131,6 +152,15 @@ def _host_of_url(text: str) -> tuple[str, bool] | None:
     """The host, and whether it is a name rather than an address; None when the text is no web address."""
     if len(text) > MAX_URL_CHARACTERS:
         return None
+    if plain := PLAIN_URL.fullmatch(text):
+        host = plain[1].lower()
+        if "xn--" not in host:
+            return host, True
+    return _parsed_host(text)
+
+
+def _parsed_host(text: str) -> tuple[str, bool] | None:
+    """`_host_of_url` by the URL Standard's parser."""
     if not WEB_SCHEME.match(text):
         if "://" in text:
             return None

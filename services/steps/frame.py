@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from events.columns import ABSENT, Column, absent_column, column_of
+from events.columns import ABSENT, Column, absent_column, column_of, columns_of, records_of
 
 Record = dict[str, Any]
 """One row: a JSON object. Values are what `json` gives: str, int, float, bool, None, list, dict."""
@@ -169,8 +169,7 @@ class ColumnFrame(Frame):
     @classmethod
     def of_records(cls, records: Sequence[Record], ids: Sequence[int] | None = None) -> "ColumnFrame":
         """The chunk that holds these records."""
-        names = dict.fromkeys(name for record in records for name in record)
-        columns = {name: column_of([record.get(name, ABSENT) for record in records]) for name in names}
+        columns = columns_of(records)
         return cls(columns, pa.array(ids if ids is not None else np.arange(len(records)), pa.int64()))
 
     def __len__(self) -> int:
@@ -228,16 +227,7 @@ class ColumnFrame(Frame):
 
     def records(self) -> list[Record]:
         """The rows as JSON objects."""
-        if not self.columns:
-            return [{} for _ in range(len(self))]
-        cells = [column.fields() for column in self.columns.values()]
-        names = self.names
-        if not any(column.sparse for column in self.columns.values()):
-            return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
-        return [
-            {name: value for name, value in zip(names, row, strict=True) if value is not ABSENT}
-            for row in zip(*cells, strict=True)
-        ]
+        return records_of(self.columns, len(self))
 
     def of(self, records: Sequence[Record], ids: Sequence[int]) -> "ColumnFrame":
         """A chunk with these records."""
@@ -249,12 +239,27 @@ def distinct_rows(frame: Frame, names: Sequence[str]) -> Coded:
     parts = [frame.coded(name) for name in names]
     if len(parts) == 1:
         return Coded([(value,) for value in parts[0].values], parts[0].codes)
+    if all(isinstance(part.codes, np.ndarray) for part in parts):
+        return _combined(parts)
     known: dict[tuple[int, ...], int] = {}
     codes = [
         known.setdefault(combination, len(known)) for combination in zip(*(p.code_list() for p in parts), strict=True)
     ]
     values = [tuple(part.values[code] for part, code in zip(parts, key, strict=True)) for key in known]
     return Coded(values, codes)
+
+
+def _combined(parts: Sequence[Coded]) -> Coded:
+    """`distinct_rows` of columns: pairs of codes are numbered as one integer, field by field."""
+    codes = np.asarray(parts[0].codes, np.int64)
+    for part in parts[1:]:
+        # neither factor is above the number of rows, so that the product fits
+        pairs = pa.array(codes * len(part.values) + np.asarray(part.codes, np.int64)).dictionary_encode()
+        codes = pairs.indices.to_numpy().astype(np.int64)  # numbered in the order of their first appearance
+    firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
+    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # what is written last stays: the first row of each
+    columns = [map(part.values.__getitem__, np.asarray(part.codes, np.int64)[firsts].tolist()) for part in parts]
+    return Coded(list(zip(*columns, strict=True)), codes)
 
 
 def mapped(coded: Coded, function: Callable[[Any], Any]) -> Coded:

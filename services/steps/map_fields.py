@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, require_fields
-from services.steps.base import Context, Result, StepError, frame_step
+from services.steps.base import Context, Example, Reject, Result, StepError, frame_step
 from services.steps.frame import Frame
 
 
@@ -51,6 +51,28 @@ class MapFieldsConfig(RowwiseConfig):
     version="1",
     summary="Rename, copy, default and drop fields.",
     config=MapFieldsConfig,
+    examples=[
+        Example(
+            "The columns of an export under one's own names",
+            {
+                "mappings": {"company": "Company Name", "country": "HQ"},
+                "defaults": {"source": "crm"},
+                "required": ["company"],
+                "drop_unmapped": True,
+                "on_error": "reject",
+            },
+            [
+                {"Record ID": "1", "Company Name": "Acme", "HQ": "DE"},
+                {"Record ID": "2", "Company Name": None, "HQ": "FR"},
+                {"Record ID": "3", "Company Name": "Globex"},
+            ],
+            [
+                {"company": "Acme", "country": "DE", "source": "crm"},
+                {"company": "Globex", "country": None, "source": "crm"},
+            ],
+            [Reject(1, "company", "missing_value", None)],
+        )
+    ],
 )
 def map_fields(frame: Frame, config: MapFieldsConfig, _: Context) -> Result:
     """Rename fields: the mapped ones first, in the config's order, then the unmapped ones in the batch's.

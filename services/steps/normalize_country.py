@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 
 from services.steps._country_names import Country, codes, fold, names
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
-from services.steps.base import Context, Result, frame_step
+from services.steps.base import Context, Example, Reject, Result, frame_step
 from services.steps.frame import Frame
 
 MAX_CHARACTERS = 200
@@ -40,6 +40,20 @@ class NormalizeCountryConfig(RowwiseConfig):
     summary="Turn country names and codes into ISO 3166-1.",
     config=NormalizeCountryConfig,
     reads=reads_unless_rejecting(lambda config: [config.field]),
+    examples=[
+        Example(
+            "Names in several languages, and codes",
+            {"field": "hq", "output_field": "country", "on_error": "reject"},
+            [{"hq": "Deutschland"}, {"hq": " u.s.a. "}, {"hq": "GBR"}, {"hq": "Congo"}, {"hq": None}],
+            [
+                {"hq": "Deutschland", "country": "DE"},
+                {"hq": " u.s.a. ", "country": "US"},
+                {"hq": "GBR", "country": "GB"},
+                {"hq": None, "country": None},
+            ],
+            [Reject(3, "hq", "unknown_country", "Congo")],
+        )
+    ],
 )
 def normalize_country(frame: Frame, config: NormalizeCountryConfig, _: Context) -> Result:
     """Write the country's code or name; null and blank stay null.

@@ -10,7 +10,7 @@ import ftfy
 from pydantic import ConfigDict, Field
 
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
-from services.steps.base import Context, Result, frame_step
+from services.steps.base import Context, Example, Reject, Result, frame_step
 from services.steps.frame import Frame
 
 # The pattern of str.title's documentation, with the typographic apostrophe: "o’brien's" is one word.
@@ -58,6 +58,15 @@ class NormalizeTextConfig(RowwiseConfig):
     summary="Normalise Unicode form, whitespace and case; turn null tokens into null; repair mojibake.",
     config=NormalizeTextConfig,
     reads=reads_unless_rejecting(lambda config: config.fields),
+    examples=[
+        Example(
+            "Names that were pasted and badly decoded",
+            {"fields": ["name"], "case": "title", "null_tokens": ["n/a"], "fix_mojibake": True, "on_error": "reject"},
+            [{"name": "  ANN   o'brien "}, {"name": "ﬁrma MÃ¼ller"}, {"name": " N/A"}, {"name": 7}],
+            [{"name": "Ann O'brien"}, {"name": "Firma Müller"}, {"name": None}],
+            [Reject(3, "name", "not_text", 7)],
+        )
+    ],
 )
 def normalize_text(frame: Frame, config: NormalizeTextConfig, _: Context) -> Result:
     """Normalise the named fields in place; a named field that a row lacks is written as null.

@@ -13,7 +13,9 @@ import sys
 from typing import BinaryIO
 
 import orjson
+import pyarrow as pa
 
+from services.worker.chunk_code import Message, converse
 from services.worker.execution import Failure, execute, pack
 from services.worker.registry import load_steps
 
@@ -53,10 +55,25 @@ def main(memory_max_bytes: int, modules: list[str]) -> None:
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_max_bytes, memory_max_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pa.set_cpu_count(1)  # a worker has a process for each processor that it may use
+    pa.set_io_thread_count(1)
     steps = load_steps(modules)
     write_frames(results, [b"ready"])
+
+    def ask() -> Message | None:
+        write_frames(results, [orjson.dumps({"next": True})])
+        answer = read_frames(requests)
+        if answer is None:
+            sys.exit(0)  # the worker is gone
+        head = orjson.loads(answer[0])
+        return None if head.get("end") else (head, answer[1:])
+
     while (frames := read_frames(requests)) is not None:
         request = orjson.loads(frames[0])
+        if "op" in request:
+            for head, more in converse(steps, request, frames[1:], ask):
+                write_frames(results, [orjson.dumps(head), *more])
+            continue
         step = steps.get(request["step"])
         if step is None:
             result = pack(Failure("step_unknown", f"This worker does not serve {request['step']!r}.", retryable=True))

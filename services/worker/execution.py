@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
+import pyarrow as pa
 from pydantic import ValidationError
 
-from events.payload import decode_records, encode_records
+from events.payload import decode_batch, encode_records
 from services.steps.base import Step, StepError, StepOutput
 
 MESSAGE_MAX_CHARS = 2000
@@ -36,30 +37,38 @@ class Failure:
 def execute(step: Step[Any], records: bytes, config: Mapping[str, Any]) -> Executed | Failure:
     """Run a step. Never raises for what a step can do wrong: that is a Failure."""
     try:
-        return _encode(step.execute(decode_records(records), config))
-    except ValidationError as error:
-        return Failure("config_invalid", _bounded(f"The config of {step.key} does not fit: {error}"), retryable=False)
-    except StepError as error:
-        return Failure(error.code, _bounded(str(error)), error.retryable)
-    except MemoryError:
-        return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
+        rows, ids = decode_batch(records)
+        return encode(step.execute(rows, config, ids=ids))
     except Exception as error:  # noqa: BLE001 - a step is foreign code: whatever it raises is its result
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return Failure("step_exception", _bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
+        return failure_of(step.key, error)
 
 
-def _encode(output: StepOutput) -> Executed:
+def failure_of(step_key: str, error: Exception) -> Failure:
+    """What a step raised, in words."""
+    match error:
+        case ValidationError():
+            return Failure("config_invalid", bounded(f"The config of {step_key} does not fit: {error}"), False)
+        case StepError():
+            return Failure(error.code, bounded(str(error)), error.retryable)
+        case MemoryError() | pa.ArrowMemoryError():
+            return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure("step_exception", bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
+
+
+def encode(output: StepOutput) -> Executed:
+    """What a step returned, as bytes. Raises StepError for what JSON cannot hold."""
     if not all(type(record) is dict for record in output.records):
         raise StepError("The step returned something other than a list of objects.", code="bad_output")
     try:
-        encoded = encode_records(output.records)
+        encoded = encode_records(output.records, output.rows)
         rejects = orjson.dumps([asdict(reject) for reject in output.rejects]) if output.rejects else None
     except TypeError as error:
         raise StepError(f"The step returned a value that JSON cannot hold: {error}", code="bad_output") from error
     return Executed(encoded, len(output.records), rejects, len(output.rejects))
 
 
-def _bounded(message: str) -> str:
+def bounded(message: str) -> str:
     """Error texts quote data: bounded, and free of what Postgres cannot store."""
     return message.replace("\x00", "\\0").encode("utf-8", "replace").decode()[:MESSAGE_MAX_CHARS]
 

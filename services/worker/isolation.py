@@ -5,9 +5,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -20,7 +20,35 @@ START_TIMEOUT_S = 30.0
 ENDING_TIMEOUT_S = 2.0
 PIPE_LIMIT_BYTES = 1024 * 1024
 
+Piece = tuple[Mapping[str, Any], Sequence[bytes]]
+"""A head and the frames it announces."""
+Supply = Callable[[], Awaitable[Piece | None]]
+Receive = Callable[[dict[str, Any], list[bytes]], Awaitable[None]]
+T = TypeVar("T")
+
 _logger = get_logger("isolation")
+
+
+class Place(Protocol):
+    """Where steps are executed: in processes of ours, or by remote workers."""
+
+    async def execute(
+        self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
+    ) -> Executed | Failure:
+        """Run one step over one batch, bounded in time."""
+        ...
+
+    async def converse(
+        self,
+        head: Mapping[str, Any],
+        frames: Sequence[bytes],
+        timeout_s: float,
+        supply: Supply | None = None,
+        receive: Receive | None = None,
+        lane: Lane = BULK,
+    ) -> Failure | None:
+        """Ask for an operation on chunks; None when it is done."""
+        ...
 
 
 class StepProcesses:
@@ -38,17 +66,63 @@ class StepProcesses:
         self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
     ) -> Executed | Failure:
         """Run one step over one batch, bounded in time. Cancelling this kills the process that is at it."""
+
+        async def ask(process: asyncio.subprocess.Process) -> Executed | Failure:
+            async with asyncio.timeout(timeout_s):
+                await _write(process, [orjson.dumps({"step": step_key, "config": config}), records])
+                return unpack(await _read(process))
+
+        return await self._with_process(ask, timeout_s, lane)
+
+    async def converse(
+        self,
+        head: Mapping[str, Any],
+        frames: Sequence[bytes],
+        timeout_s: float,
+        supply: Supply | None = None,
+        receive: Receive | None = None,
+        lane: Lane = BULK,
+    ) -> Failure | None:
+        """Ask for an operation on chunks (services.worker.chunk_code); None when it is done.
+
+        `supply` gives the next piece of the input, None at its end; `receive` takes each message of the answer. The
+        step is stopped when it takes longer than `timeout_s` from one message to the next. Cancelling this kills the
+        process that is at it.
+        """
+
+        async def talk(process: asyncio.subprocess.Process) -> Failure | None:
+            await _write(process, [orjson.dumps(head), *frames])
+            while True:
+                async with asyncio.timeout(timeout_s):
+                    answer, *more = await _read(process)
+                message: dict[str, Any] = orjson.loads(answer)
+                if "next" in message:
+                    assert supply is not None, "an operation on one chunk asks for no more"
+                    piece = await supply()
+                    head_of_piece = {"end": True} if piece is None else piece[0]
+                    await _write(process, [orjson.dumps(head_of_piece), *(piece[1] if piece else ())])
+                elif "failure" in message:
+                    return Failure(**message["failure"])
+                elif "done" in message:
+                    return None
+                elif receive is not None:
+                    await receive(message, more)
+
+        return await self._with_process(talk, timeout_s, lane)
+
+    async def _with_process(
+        self, talk: Callable[[asyncio.subprocess.Process], Awaitable[T]], timeout_s: float, lane: Lane
+    ) -> T | Failure:
         async with AsyncExitStack() as slots:
             for limit in (BULK, QUICK) if lane == BULK else (QUICK,):  # bulk has `size` of all there are
                 await slots.enter_async_context(self._slots[limit])
-            return await self._execute([orjson.dumps({"step": step_key, "config": config}), records], timeout_s)
+            return await self._talk(talk, timeout_s)
 
-    async def _execute(self, frames: list[bytes], timeout_s: float) -> Executed | Failure:
+    async def _talk(self, talk: Callable[[asyncio.subprocess.Process], Awaitable[T]], timeout_s: float) -> T | Failure:
         process: asyncio.subprocess.Process | None = None
         try:
             process = await self._take()
-            async with asyncio.timeout(timeout_s):
-                answer = await _ask(process, frames)
+            answer = await talk(process)
         except TimeoutError:
             if process is None:
                 return Failure("step_crashed", "The step's process did not start in time.", retryable=True)
@@ -63,7 +137,7 @@ class StepProcesses:
                 await _kill(process)
             raise
         self._idle.append(process)
-        return unpack(answer)
+        return answer
 
     async def close(self) -> None:
         """Stop the processes that are idle; the busy ones belong to whoever executes."""
@@ -93,14 +167,13 @@ def _without_our_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DATA_ENGINE_")}
 
 
-async def _ask(process: asyncio.subprocess.Process, frames: list[bytes]) -> list[bytes]:
+async def _write(process: asyncio.subprocess.Process, frames: Sequence[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.write(FRAME_HEAD.pack(len(frames)))
     for frame in frames:
         process.stdin.write(FRAME_HEAD.pack(len(frame)))
         process.stdin.write(frame)
     await process.stdin.drain()
-    return await _read(process)
 
 
 async def _read(process: asyncio.subprocess.Process) -> list[bytes]:

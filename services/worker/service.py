@@ -17,7 +17,7 @@ from events import subjects
 from events.administration import STEP, StepRegistered
 from events.blobs import BlobStore
 from events.context import PLATFORM_ORG, SERVICE_ACTOR
-from events.errors import DataEngineError, PoisonedMessageError, VersionConflictError
+from events.errors import DataEngineError, PoisonedMessageError, UnavailableError, VersionConflictError
 from events.log import EventLog, decision_id
 from events.logging import get_logger
 from events.mapper import decode_decision
@@ -29,8 +29,13 @@ from services.domain import administration
 from services.repository import Repository
 from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
+from services.worker.batches import BatchRunner
+from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
+from services.worker.memo import Memo
 from services.worker.registry import load_steps
+from services.worker.remote import Places, RemoteStep, RemoteSteps
+from services.worker.reuse import Reuser
 from services.worker.slots import FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
@@ -79,6 +84,7 @@ class Worker:
         self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
         self._in_hand: dict[str, Held] = {}  # by the task's subject
         self._working: set[asyncio.Task[None]] = set()
+        self._unstarted: list[Any] = []  # subscribers of remote steps
         self._stopping = False
         for step in self._steps.values():
             for queue in _queues(step.key):
@@ -92,19 +98,27 @@ class Worker:
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
         )
+        self._remote = RemoteSteps(
+            self._connection, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
+        )
+        places = Places(self._processes, self._remote)
+        blobs, memo = BlobStore(self._connection), Memo(self._connection)
         self._runner = TaskRunner(
             log,
-            BlobStore(self._connection),
+            blobs,
             self._steps,
-            self._processes,
+            places,
             self._settings.checkpoint_ms,
             self._watchdog,
+            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
+            Reuser(log, memo),
         )
         for step in self._steps.values():
             await register(log, step)
         await self._ensure_consumers()
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
+        await self._remote.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
@@ -122,7 +136,21 @@ class Worker:
         self._watchdog.close()
         await self.broker.stop()
 
-    def _subscribe(self, step: Step[Any], queue: "Queue") -> None:
+    async def _serve_remote(self, step: RemoteStep) -> None:
+        """Take the tasks of a step that was announced; of one that is served already, its new version."""
+        if self._stopping:
+            raise UnavailableError("This worker is leaving.")
+        await register(EventLog(self._connection), step)
+        self._steps[step.key] = step
+        await self._ensure_consumers()
+        if step.key not in self._slots:
+            self._slots[step.key] = FairSlots(self._settings.worker_concurrency)
+            self._unstarted += [self._subscribe(step, queue) for queue in _queues(step.key)]
+        while self._unstarted:  # what fails is gone on with at the next announcement
+            await self._unstarted[-1].start()
+            self._unstarted.pop()
+
+    def _subscribe(self, step: Step[Any], queue: "Queue") -> Any:
         """One handler a queue. It admits a task and returns; a full worker admits none, and so fetches none."""
         subscriber = self.broker.subscriber(
             queue.filter,
@@ -151,6 +179,7 @@ class Worker:
 
         admit.__name__ = queue.title.replace(":", "_")
         subscriber(admit)
+        return subscriber
 
     async def _work(self, held: "Held", slots: FairSlots) -> None:
         outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves

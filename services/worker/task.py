@@ -5,10 +5,14 @@ other attempt reloads and finds that the run no longer waits for it (design rule
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
 
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
@@ -20,14 +24,20 @@ from events.processing import RUN
 from events.subjects import BULK, QUICK, Lane, lane_of
 from services import observe
 from services.domain import run as runs
-from services.domain.outcome import Done, Fault
+from services.domain.outcome import Done, Fault, Outcome, Reuse
 from services.domain.run import RunState
 from services.repository import events_of
 from services.settle import Done as Settled
-from services.settle import Outcome, RetryAfter
+from services.settle import Outcome as Settlement
+from services.settle import RetryAfter
+from services.steps.base import Step, StepError
+from services.worker.batches import BatchRunner, BatchStep, Superseded
 from services.worker.execution import Executed, Failure, execute
-from services.worker.isolation import StepProcesses
+from services.worker.isolation import Place
+from services.worker.references import outputs_of
 from services.worker.registry import Registry
+from services.worker.remote import RemoteStep
+from services.worker.reuse import Reuser
 
 INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
 """Larger batches run in a step process, so that the worker's loop stays free: above all from those who have many."""
@@ -63,7 +73,7 @@ class Task:
 class Chain:
     """What has been executed and not yet recorded."""
 
-    outcomes: list[Done | Fault] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     size_bytes: int = 0
     began_s: float = field(default_factory=time.perf_counter)
 
@@ -76,19 +86,23 @@ class TaskRunner:
         log: EventLog,
         blobs: BlobStore,
         registry: Registry,
-        processes: StepProcesses,
+        processes: Place,
         checkpoint_ms: float,
         guard: Callable[[float | None], None],
+        batches: BatchRunner,
+        reuser: Reuser,
     ) -> None:
         self._log = log
         self._blobs = blobs
+        self._batches = batches
+        self._reuser = reuser
         self._registry = registry
         self._processes = processes
         self._checkpoint_s = checkpoint_ms / 1000
         self._guard = guard
         self._turns = asyncio.Lock()
 
-    async def run(self, task: Task) -> Outcome:
+    async def run(self, task: Task) -> Settlement:
         """Bring the run forward as far as this task allows. Connection trouble is raised, all else is recorded."""
         state = await self._load(task)
         if state.version < task.decision.version:
@@ -134,19 +148,75 @@ class TaskRunner:
         chain = Chain()
         index, attempt = state.due.step_index, state.due.attempt
         source = state.input_of(index)
-        data = await self._blobs.load(task.decision.org_id, source)
+        if source.format != "json" or self._reads_others(state, index):
+            await self._execute_batch(task, state, index, attempt)
+            return
+        org_id = task.decision.org_id
+        earlier = await self._reuser.first_run(org_id, state)
+        data: bytes | None = None
         while True:
             if task.lane == BULK and not chain.outcomes:
                 chain.began_s += await self._turn()  # waiting is no work
-            outcome, data = await self._step(task, state, index, attempt, data)
+            step = self._registry[state.plan[index].key]
+            outcome: Outcome | None = None
+            if earlier is not None:
+                outcome = self._reuser.of_records(earlier, state, index, attempt, step, source)
+            if isinstance(outcome, Reuse):
+                data = None
+            else:
+                data = data if data is not None else await self._blobs.load(org_id, source)
+                outcome, data = await self._step(task, state, index, attempt, data)
             chain.outcomes.append(outcome)
             if isinstance(outcome, Fault):
                 break
-            chain.size_bytes += len(data)
+            source = outcome.output
+            chain.size_bytes += len(data or b"")
             index, attempt = index + 1, 1
             if index == len(state.plan) or not self._may_go_on(state, index, chain):
                 break
         await self._record(task, state, chain.outcomes)
+
+    def _reads_others(self, state: RunState, index: int) -> bool:
+        """Whether the step reads the outputs of other runs too; then its batch is treated as a large one."""
+        step = self._registry.get(state.plan[index].key)
+        return step is not None and bool(_references(step, state.plan[index].config))
+
+    async def _execute_batch(self, task: Task, state: RunState, index: int, attempt: int) -> None:
+        """Execute one step over a large batch, or find that it was done before; and record it."""
+        org_id, planned = task.decision.org_id, state.plan[index]
+        step, source, began = self._registry[planned.key], state.input_of(index), datetime.now(UTC)
+
+        async def tell(chunks_done: int, chunks_total: int | None) -> bool:
+            fresh = await self._reload(task)
+            events = runs.progressed(fresh, index, attempt, began, chunks_done, chunks_total)
+            with contextlib.suppress(VersionConflictError):  # somebody else moved the run; the next time tells
+                if events:
+                    await self._log.append(_decision(task, fresh, events))
+            return bool(events)
+
+        try:
+            run_ids = _references(step, planned.config)
+            references = await outputs_of(self._log, org_id, state.company_id, run_ids)
+        except StepError as error:
+            fault = Fault(index, attempt, error.code, str(error), error.retryable, step.version)
+            await self._record(task, state, [fault])
+            return
+        inputs = [source.digest, *(payload.digest for payload in references.values())]
+        outcome: Outcome | None = await self._reuser.of_batch(org_id, state, index, attempt, step, inputs)
+        if outcome is None:
+            due = BatchStep(
+                org_id, state.company_id, index, attempt, planned.retry.attempts, step, dict(planned.config), source,
+                planned.retry.timeout_s, references, b"", state.reuse_results and not step.has_effects,
+            )  # fmt: skip
+            try:
+                outcome = await self._batches.run(due, tell)
+            except Superseded:
+                return
+            failure = outcome.code if isinstance(outcome, Fault) else None
+            observe.step(step.key, outcome.duration_us or 0, failure, isolated=True)
+        await self._record(task, state, [outcome])
+        if isinstance(outcome, Done):
+            await self._reuser.keep(org_id, state, step, inputs, outcome)
 
     def _may_go_on(self, state: RunState, index: int, chain: Chain) -> bool:
         """Whether the next step is executed before this one is recorded (adaptive checkpoints, design rule 4)."""
@@ -166,7 +236,8 @@ class TaskRunner:
         planned = state.plan[index]
         step = self._registry[planned.key]
         started_at, began_s = datetime.now(UTC), time.perf_counter()
-        isolated = task.suspicious or len(data) > INLINE_MAX_BYTES[task.lane] or step.has_effects
+        large = len(data) > INLINE_MAX_BYTES[task.lane]
+        isolated = task.suspicious or large or step.has_effects or step.isolated or isinstance(step, RemoteStep)
         if isolated:
             result = await self._isolated(task, state, index, attempt, data, started_at)
         else:
@@ -228,7 +299,7 @@ class TaskRunner:
             return output, None
         return output, await self._blobs.store(org_id, result.rejects, result.rejects_rows)
 
-    async def _record(self, task: Task, state: RunState, outcomes: list[Done | Fault]) -> None:
+    async def _record(self, task: Task, state: RunState, outcomes: list[Outcome]) -> None:
         """Append what follows from the outcomes; on a conflict reload, and drop them when they are not wanted."""
         decision_key = decision_id()
         for _ in range(CONFLICT_ATTEMPTS):
@@ -245,6 +316,14 @@ class TaskRunner:
     async def _reload(self, task: Task) -> RunState:
         history = await self._log.history(task.decision.org_id, RUN, task.decision.aggregate_id)
         return runs.fold(task.decision.aggregate_id, events_of(history))
+
+
+def _references(step: Step[Any], config: Mapping[str, Any]) -> Sequence[str]:
+    """The runs whose output the step reads; none for a config that does not fit, which the step itself will say."""
+    try:
+        return step.references(step.config_model.model_validate(config))
+    except ValidationError:
+        return ()
 
 
 def _decision(task: Task, state: RunState, events: list[Event], key: str | None = None) -> Decision:

@@ -211,6 +211,16 @@ async def test_a_folder_from_before_processes_had_users_goes_on(home):
     assert embedded.prepare(home).nats_passwords == config.nats_passwords
 
 
+def test_a_folder_from_before_a_user_was_added_gives_it_a_password_and_keeps_the_others(home):
+    config = embedded.prepare(_made(home))
+    known = json.loads((home / "embedded.json").read_text())
+    del known["nats_passwords"][embedded.REMOTE_WORKER]
+    (home / "embedded.json").write_text(json.dumps(known))
+    again = embedded.prepare(home)
+    assert {**again.nats_passwords, **known["nats_passwords"]} == again.nats_passwords
+    assert again.nats_passwords[embedded.REMOTE_WORKER] not in ("", config.nats_passwords[embedded.REMOTE_WORKER])
+
+
 def _made(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     return home

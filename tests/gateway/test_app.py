@@ -17,6 +17,9 @@ from gateway.permissions import ENDPOINTS
 from gateway.server import serve
 from tests.gateway.support import World, session
 
+UPLOAD = "/v1/submissions/upload"
+OF_JSON = [path for path in ENDPOINTS if path != UPLOAD]
+
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
@@ -28,7 +31,15 @@ def test_every_endpoint_is_a_post_and_has_a_rule(document: dict[str, Any]) -> No
     assert all(set(document["paths"][path]) == {"post"} for path in ENDPOINTS)
 
 
-@pytest.mark.parametrize("path", ENDPOINTS)
+def test_an_upload_is_told_of_in_the_query_string(document: dict[str, Any]) -> None:
+    operation = document["paths"][UPLOAD]["post"]
+    assert list(operation["requestBody"]["content"]) == ["application/octet-stream"]
+    told = {parameter["name"]: parameter for parameter in operation["parameters"] if parameter["in"] == "query"}
+    assert set(told) == {"company_id", "blueprint_id", "name", "start_run", "reuse_results", "read"}
+    assert [name for name, parameter in told.items() if parameter["required"]] == ["blueprint_id"]
+
+
+@pytest.mark.parametrize("path", OF_JSON)
 def test_every_operation_has_examples_that_fit(path: str, document: dict[str, Any]) -> None:
     operation = document["paths"][path]["post"]
     assert operation["description"]
@@ -47,7 +58,7 @@ def test_every_operation_has_examples_that_fit(path: str, document: dict[str, An
 async def test_request_examples_are_accepted_as_they_stand(client: httpx.AsyncClient, world: World) -> None:
     """None is refused as malformed: what an example names does not exist, so 404 and the like are right."""
     document = (await client.get("/openapi.json")).json()
-    for path in ENDPOINTS:
+    for path in OF_JSON:
         schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         example = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["examples"][0]
         example.pop("min_position", None)

@@ -35,7 +35,7 @@ def test_an_endpoint_must_take_the_call() -> None:
 
 ALLOWED = {
     "member": {
-        "/v1/submissions/create", "/v1/runs/create", "/v1/runs/cancel", "/v1/runs/retry",
+        "/v1/submissions/create", "/v1/submissions/upload", "/v1/runs/create", "/v1/runs/cancel", "/v1/runs/retry",
         "/v1/users/accept_invitation",
     },
     "company_admin": {

@@ -200,7 +200,7 @@ async def test_the_log_of_a_submission(client: httpx.AsyncClient, world: World, 
     assert positions == sorted(positions)
     records = everything["items"][0]["events"][0]["data"]["records"]
     assert "inline" not in records
-    assert set(records) == {"digest", "size_bytes", "rows"}
+    assert set(records) == {"digest", "size_bytes", "rows", "format"}
 
     paged: list[Any] = []
     after = 0

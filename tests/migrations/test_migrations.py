@@ -93,7 +93,7 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
     """The configuration of compose.yaml, as three processes: streams with three replicas, and the log on them."""
     ports = [(embedded.free_port(), embedded.free_port()) for _ in range(NODES)]
     routes = ", ".join(f"nats-route://127.0.0.1:{route}" for _, route in ports)
-    users = ("operator", *embedded.NATS_PROCESSES)
+    users = ("operator", *embedded.NATS_PROCESSES, embedded.REMOTE_WORKER)
     passwords = "".join(f'NATS_{user.upper().replace("-", "_")}_PASSWORD: "of-{user}"\n' for user in users)
     supervisor = Supervisor(tmp_path / "state.json", lambda _name, _what: None)
     program = str(Path(sys.executable).parent / "nats-server")

@@ -14,6 +14,7 @@ from cli.bootstrap import create_org
 from cli.system import Endpoints
 from events.context import Role
 from gateway.permissions import Target
+from tests.gateway.support import sending
 from tests.system.client import SYSTEM_JWT_SECRET
 
 Method = Literal["token", "jwt"]
@@ -88,7 +89,7 @@ class Caller:
             sent["X-Data-Engine-Org"] = self.org_id
         if key is not None:
             sent["Idempotency-Key"] = key
-        return await self.http.post(path, json={} if body is None else body, headers=sent | (headers or {}))
+        return await self.http.post(path, **sending(path, {} if body is None else body), headers=sent | (headers or {}))
 
     async def call(self, endpoint: str, body: Any = None, key: str | None = None) -> dict[str, Any]:
         response = await self.ask(endpoint, body, key)

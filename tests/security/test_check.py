@@ -62,7 +62,17 @@ async def test_a_system_as_it_starts_has_no_weak_setting(own_system, own_setting
     assert [finding for finding in found["findings"] if finding["severity"] == "weak"] == []
     assert (done.returncode, found["weak"]) == (0, 0)
     seen = {(finding["area"], finding["where"]) for finding in found["findings"]}
-    for name in ("gateway", "command-service", "worker", "projector", "streams", "door", "transport", "durability"):
+    for name in (
+        "gateway",
+        "command-service",
+        "worker",
+        "projector",
+        "remote-worker",
+        "streams",
+        "door",
+        "transport",
+        "durability",
+    ):
         assert ("nats", name) in seen
     for name in ("gateway", "projector", "operator", "data_engine.runs_v1", "data_engine.credentials"):
         assert ("postgres", name) in seen

@@ -81,6 +81,10 @@ CASES: dict[str, tuple[Case, ...]] = {
             ok=201,
         ),
     ),
+    "/v1/submissions/upload": (
+        Case(lambda t, o: {"company_id": t.company_id, "blueprint_id": o.blueprint_id}, ok=201),
+        Case(lambda t, o: {"company_id": o.company_id, "blueprint_id": t.blueprint_id}, reach="org", ok=201),
+    ),
     "/v1/submissions/get": (by("submission_id"),),
     "/v1/submissions/list": (
         by("company_id", lists=True),
@@ -98,6 +102,11 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/step_results/list": (by("run_id"),),
     "/v1/step_results/get": (by("run_id", step_index=0),),
     "/v1/results/get": (by("run_id"), by("run_id", kind="input"), by("run_id", step_index=0, kind="rejects")),
+    "/v1/results/download": (by("run_id"), by("run_id", format="parquet", kind="rejects")),
+    "/v1/runs/diff": (
+        Case(lambda t, o: {"run_id": t.run_id, "before_run_id": t.run_id}),
+        Case(lambda t, o: {"run_id": o.run_id, "before_run_id": t.run_id}),
+    ),
     "/v1/events/list": (by("run_id"), by("submission_id"), by("run_id", after_position=1, limit=1)),
     "/v1/steps/list": (nothing(),),
     "/v1/steps/get": (nothing(key="test_count"),),

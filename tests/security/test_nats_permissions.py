@@ -21,6 +21,7 @@ from events.log import EventLog
 from migrations.streams import check_streams, migrate_streams
 
 PROCESSES = ("gateway", "command-service", "worker", "projector")
+USERS = (*PROCESSES, embedded.REMOTE_WORKER)
 BLOB = "0" * 64
 READERS = ("gateway", "projector")
 DESTRUCTION = {
@@ -103,7 +104,7 @@ def forged() -> str:
     return f"events.o.token.{uuid.uuid4()}.1.log.token"
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", USERS)
 async def test_no_process_may_change_or_empty_a_stream(user, name):
     operator, attacker = await user("operator"), await user(name)
     before = await end_of_log(operator)
@@ -114,8 +115,8 @@ async def test_no_process_may_change_or_empty_a_stream(user, name):
     assert await check_streams(operator.nc, replicas=1) == []
 
 
-@pytest.mark.parametrize("name", READERS)
-async def test_gateway_and_projector_cannot_publish_to_the_log(user, name):
+@pytest.mark.parametrize("name", [*READERS, embedded.REMOTE_WORKER])
+async def test_gateway_projector_and_remote_worker_cannot_publish_to_the_log(user, name):
     operator, attacker = await user("operator"), await user(name)
     before = await end_of_log(operator)
     for subject in (forged(), "events.o.run.x.1.due.step", "events.x", "tasks.step.o.r.1", "dead.x"):
@@ -228,27 +229,77 @@ async def test_orgs_are_made_by_the_operator_only(user):
         assert subject in await gateway.refusal()
 
 
-@pytest.mark.parametrize("name", [name for name in PROCESSES if name != "projector"])
+@pytest.mark.parametrize("name", [name for name in USERS if name != "projector"])
 async def test_only_the_projector_signals(user, name):
     attacker = await user(name)
     await attacker.nc.publish("signals.projected", b'{"position": 9007199254740991, "ended": [], "access": true}')
     assert "permissions violation" in await attacker.refusal()
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", USERS)
 async def test_nobody_listens_to_what_others_are_answered(user, name):
     attacker = await user(name)
-    others = [f"_INBOX_{other}.>" for other in (*PROCESSES, "operator") if other != name]
+    others = [f"_INBOX_{other}.>" for other in (*USERS, "operator") if other != name]
     for subject in [*others, "_INBOX.>", "*.>", "_R_.>", ">", "events.>", "$JS.ACK.>"]:
         await attacker.nc.subscribe(subject)
         assert f'subscription to "{subject.lower()}"' in await attacker.refusal()
 
 
-@pytest.mark.parametrize("name", ["worker", "gateway", "projector"])
+@pytest.mark.parametrize("name", ["worker", "gateway", "projector", "remote-worker"])
 async def test_only_the_command_service_is_asked(user, name):
     attacker = await user(name)
     await attacker.nc.subscribe("ask.*", queue="commands")
     assert "permissions violation" in await attacker.refusal()
+
+
+async def test_a_remote_worker_is_asked_and_answers_once(user):
+    """In the queue group only, so that no request reaches two; and nobody else may pass for one."""
+    engine, remote, other = await user("worker"), await user("remote-worker"), await user("remote-worker")
+    for attacker, subject, queue in (
+        (remote, "steps.remote.a", ""),
+        (remote, "steps.>", "workers"),
+        (remote, "steps.remote.a", "others"),
+        (remote, "steps.announce", ""),
+        (await user("gateway"), "steps.remote.a", "workers"),
+        (engine, "steps.remote.a", "workers"),
+    ):
+        await attacker.nc.subscribe(subject, queue=queue)
+        assert "permissions violation" in await attacker.refusal()
+    asked = []
+
+    async def answer(message):
+        asked.append(message)
+        await message.respond(b"once")
+
+    for one in (remote, other):
+        await one.nc.subscribe("steps.remote.a", queue="workers", cb=answer)
+        await one.nc.flush()
+    for count in range(1, 11):
+        assert (await engine.nc.request("steps.remote.a", b"rows", timeout=5)).data == b"once"
+        assert len(asked) == count
+    await remote.nc.publish(asked[0].reply, b"twice")
+    await other.nc.publish(asked[0].reply, b"twice")
+    assert asked[0].reply.lower() in (await remote.refusal()) + (await other.refusal())
+    with pytest.raises(nats.errors.NoRespondersError):
+        await engine.nc.request("steps.remote.b", b"rows", timeout=5)
+
+
+async def test_no_reply_subject_of_a_remote_worker_reaches_the_log(user):
+    """The engine answers an announcement: in the log's account, that would be an append of a run's history."""
+    operator, engine, remote = await user("operator"), await user("worker"), await user("remote-worker")
+
+    async def refuse(message):
+        await message.respond(b"an answer of the engine")
+
+    await engine.nc.subscribe("steps.announce", cb=refuse)
+    await engine.nc.flush()
+    before = await end_of_log(operator)
+    run = f"events.o.run.{uuid.uuid4()}.1.due.step"
+    for reply in (forged(), run, "tasks.step.o.r.1"):
+        await remote.nc.publish("steps.announce", b"{}", reply=reply)
+    assert (await remote.nc.request("steps.announce", b"{}", timeout=5)).data == b"an answer of the engine"
+    await engine.nc.flush()
+    assert await grown_by(operator, before) == 0
 
 
 @pytest.mark.parametrize("who", ["", "gateway:wrong@", "operator:operator@", "dex:dex@"])

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.steps.base import Record, Reject, StepError
-from services.steps.extract_domain import extract_domain
+from services.steps.extract_domain import PLAIN_URL, _parsed_host, extract_domain
 
 
 def domain_or_code(value: Any, kind: str = "url_fields", **config: Any) -> str | None:
@@ -144,3 +146,38 @@ def test_faults_are_null_or_fail_the_step() -> None:
 def test_some_field_must_be_named() -> None:
     with pytest.raises(ValidationError, match="at least one field"):
         extract_domain.execute([], {})
+
+
+hosts = st.lists(
+    st.text(alphabet="abzAZ019-", max_size=6) | st.sampled_from(["xn--", "com", "co", "uk", "1", "0x7f"]), max_size=5
+)
+urls = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "http://", "HTTPS://", "https:", "//", "ftp://", "http:/", "u@", "https://u:p@"]),
+    hosts.map(".".join),
+    st.sampled_from(["", "/", "/a b", "?q=@x", "#f", ":80/x", "\\x", "/\t", "/é", "/%zz", ".", "./a"])
+    | st.text(max_size=4),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=3000)
+@given(urls)
+def test_what_looks_plain_is_what_the_standards_parser_finds(text: str) -> None:
+    plain = PLAIN_URL.fullmatch(text)
+    if plain is not None and "xn--" not in plain[1].lower():
+        assert _parsed_host(text) == (plain[1].lower(), True)
+
+
+def test_a_later_field_is_looked_at_in_the_rows_that_an_earlier_one_gave_nothing_for() -> None:
+    records: list[Record] = [
+        {"site": "acme.com", "mail": 7},
+        {"site": None, "mail": "a@b.org"},
+        {"site": "co.uk", "mail": "a@b.org"},
+        {"site": "co.uk", "mail": "nobody"},
+        {"site": " ", "mail": "nobody"},
+        {"site": None, "mail": None},
+    ]
+    config = {"url_fields": ["site"], "email_fields": ["mail"], "on_error": "reject"}
+    output = extract_domain.execute(records, config)
+    assert [record["domain"] for record in output.records] == ["acme.com", "b.org", "b.org", None]
+    assert output.rejects == [Reject(3, "site", "public_suffix", "co.uk"), Reject(4, "mail", "invalid_email", "nobody")]

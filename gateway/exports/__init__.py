@@ -1,0 +1,1 @@
+"""Results as files: a writer for each format, over chunks of columns."""

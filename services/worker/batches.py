@@ -1,0 +1,291 @@
+"""A step over a large batch: its chunks side by side, its barriers at one place, its progress told, its result reused.
+
+The worker that holds the step's task directs: it says what is to be done with which chunk, and records one result for
+the step. A chunk that fails is tried again alone. Each chunk's outcome is memoised, so that whoever takes over from a
+worker that died does only what was not done.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from events.batch import ChunkRef, Manifest, merged
+from events.payload import Payload
+from events.upload import load_parts
+from services.domain.outcome import Done, Fault
+from services.steps._rowwise import check_fields
+from services.steps.base import Source, Step, StepError
+from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCall, chunk_digest
+from services.worker.execution import Failure, failure_of
+from services.worker.isolation import Piece
+from services.worker.memo import Memo, memo_key
+from services.worker.wire import ChunkResult, Frames, chunk_frames
+
+IO_AHEAD = 2
+"""Chunks that are loaded or stored while the step processes are all at work."""
+TELL_EVERY_S = 1.0
+TELL_EVERY_SHARE = 0.05
+"""Progress is told at most so often, so that a step that takes hours does not fill its run's history."""
+
+Tell = Callable[[int, int | None], Awaitable[bool]]
+"""Told how many chunks are done, of how many. False: the run no longer waits for this step."""
+
+
+class Superseded(Exception):
+    """The run was cancelled, or somebody else has recorded this step: what is under way is for nothing."""
+
+
+class _Failed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.code)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStep:
+    """A step of a run that is due over a large batch."""
+
+    org_id: str
+    company_id: str
+    index: int
+    attempt: int
+    attempts: int
+    step: Step[Any]
+    config: dict[str, Any]
+    source: Payload
+    timeout_s: float
+    references: dict[str, Payload]
+    tenant_key: bytes
+    may_reuse: bool
+
+
+class Progress:
+    """Counts chunks, and tells of them now and then. Raises Superseded when nobody wants to know any more."""
+
+    def __init__(self, tell: Tell, total: int | None) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = self._told = 0
+        self._told_s = time.monotonic()
+
+    async def one_more(self) -> None:
+        """Another chunk is done."""
+        self._done += 1
+        now_s = time.monotonic()
+        share = TELL_EVERY_SHARE * (self._done if self._total is None else self._total)
+        if now_s - self._told_s >= TELL_EVERY_S and self._done - self._told >= share:
+            self._told, self._told_s = self._done, now_s
+            if not await self._tell(self._done, self._total):
+                raise Superseded
+
+
+class BatchRunner:
+    """Executes steps over large batches."""
+
+    def __init__(self, executor: ChunkExecutor, memo: Memo, processes: int) -> None:
+        self._executor = executor
+        self._memo = memo
+        self._at_once = processes + IO_AHEAD
+
+    async def run(self, due: BatchStep, tell: Tell) -> Done | Fault:
+        """Execute a step; its outcome, stored. Raises Superseded, UnavailableError."""
+        started_at, began_s = datetime.now(UTC), time.perf_counter()
+
+        def fault(failure: Failure) -> Fault:
+            duration_us = round((time.perf_counter() - began_s) * 1e6)
+            return Fault(
+                due.index, due.attempt, failure.code, failure.message, failure.retryable, due.step.version,
+                started_at, duration_us,
+            )  # fmt: skip
+
+        try:
+            done = await self._execute(due, tell)
+            assert done.output is not None
+            output = await self._executor.batches.keep(due.org_id, done.output)
+            rejects = None if done.rejects is None else await self._executor.batches.keep(due.org_id, done.rejects)
+        except _Failed as error:
+            return fault(error.failure)
+        except (StepError, ValidationError, ValueError) as error:
+            return fault(failure_of(due.step.key, error))
+        duration_us = round((time.perf_counter() - began_s) * 1e6)
+        return Done(due.index, due.attempt, due.step.version, started_at, duration_us, output, rejects, done.report)
+
+    async def _execute(self, due: BatchStep, tell: Tell) -> ChunkDone:
+        step = due.step
+        if due.source.format == "file":
+            return await self._read_file(due, tell)
+        config = step.config_model.model_validate(due.config)
+        manifest = await self._executor.manifest(due.org_id, due.source)
+        reads = step.reads(config)
+        if reads is not None and manifest.rows:
+            check_fields(manifest.names, reads)
+        call = self._call(due, manifest.names, None if reads is None else tuple(reads))
+        match step.kind:
+            case "rows":
+                return await self._rows(due, call, manifest, tell)
+            case "exchange":
+                return await self._exchange(due, call, manifest, tell)
+            case "whole":
+                return await self._stream(call, "whole", _chunks(self._executor, call, manifest), tell)
+        raise StepError(f"{step.key} reads an uploaded file, not records.", code="needs_file")
+
+    async def _read_file(self, due: BatchStep, tell: Tell) -> ChunkDone:
+        if not isinstance(due.step.body, Source):
+            raise StepError(f"{due.step.key} reads records, not an uploaded file.", code="not_records")
+        parts = load_parts(self._executor.blobs, due.org_id, due.source)
+        pieces = (({"part": True}, [part]) async for part in parts)
+        return await self._stream(self._call(due, (), None), "source", pieces, tell)
+
+    def _call(self, due: BatchStep, names: tuple[str, ...], reads: tuple[str, ...] | None) -> StepCall:
+        return StepCall(
+            due.org_id, due.step.key, due.config, names, reads, due.references, due.tenant_key, due.timeout_s
+        )
+
+    async def _rows(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
+        async def one(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
+            key = memo_key(due.step, due.config, [chunk_digest(chunk, manifest.names), *_digests(due)])
+            entry = await self._memo.find(due.org_id, due.company_id, key) if due.may_reuse else None
+            if entry is not None:
+                return _done_of(entry)
+            done = await self._executor.execute(call, "rows", chunk)
+            if isinstance(done, ChunkDone):
+                await self._memo.keep(due.org_id, due.company_id, key, _entry_of(done))
+            return done
+
+        return _gathered(await self._each(manifest.chunks, one, due.attempts, Progress(tell, len(manifest.chunks))))
+
+    async def _exchange(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
+        progress = Progress(tell, 2 * len(manifest.chunks))
+
+        async def extract(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
+            return await self._executor.execute(call, "extract", chunk)
+
+        extracted = await self._each(manifest.chunks, extract, due.attempts, progress)
+        verdicts, report = await self._combine(call, [done.table for done in extracted if done.table is not None])
+        if len(verdicts) != len(manifest.chunks):
+            raise StepError("The step did not give a verdict for each chunk.", code="bad_output")
+
+        async def apply(chunk: ChunkRef, number: int) -> ChunkDone | Failure:
+            return await self._executor.execute(call, "apply", chunk, verdicts[number])
+
+        done = _gathered(await self._each(manifest.chunks, apply, due.attempts, progress))
+        return replace(done, report=report)
+
+    async def _combine(self, call: StepCall, tables: Sequence[BlobRef]) -> tuple[list[BlobRef], dict[str, Any] | None]:
+        """The one part of a barrier that needs something of every chunk; a verdict for each, and the report."""
+        rest = deque(tables)
+        verdicts: list[BlobRef] = []
+        reports: list[dict[str, Any]] = []
+
+        async def supply() -> Piece | None:
+            if not rest:
+                return None
+            table = rest.popleft()
+            return {"table": True}, [await self._executor.blobs.get(call.org_id, table.digest, table.size_bytes)]
+
+        async def receive(message: dict[str, Any], frames: Frames) -> None:
+            if "table" in message:
+                verdicts.append(await self._executor.keep_table(call.org_id, frames[0]))
+            elif message["report"] is not None:
+                reports.append(message["report"])
+
+        head, frames = (await self._executor.task(call, "combine")).frames()
+        failure = await self._executor.processes.converse(head, frames, call.timeout_s, supply, receive)
+        if failure is not None:
+            raise _Failed(failure)
+        return verdicts, reports[-1] if reports else None
+
+    async def _stream(self, call: StepCall, op: str, pieces: AsyncIterator[Piece], tell: Tell) -> ChunkDone:
+        """An operation that takes its input piece by piece, and gives chunks of its own."""
+        made: list[ChunkDone] = []
+        progress = Progress(tell, None)
+
+        async def supply() -> Piece | None:
+            return await anext(pieces, None)
+
+        async def receive(message: dict[str, Any], frames: Frames) -> None:
+            made.append(await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames)))
+            await progress.one_more()
+
+        head, frames = (await self._executor.task(call, op)).frames()
+        failure = await self._executor.processes.converse(head, frames, call.timeout_s, supply, receive)
+        if failure is not None:
+            raise _Failed(failure)
+        return _gathered(made)
+
+    async def _each(
+        self,
+        chunks: Sequence[ChunkRef],
+        work: Callable[[ChunkRef, int], Awaitable[ChunkDone | Failure]],
+        attempts: int,
+        progress: Progress,
+    ) -> list[ChunkDone]:
+        """Do something with each chunk, several at a time; the outcomes in order. Raises the first _Failed."""
+        waiting = deque(enumerate(chunks))
+        outcomes: dict[int, ChunkDone] = {}
+
+        async def take() -> None:
+            while waiting:
+                number, chunk = waiting.popleft()
+                outcomes[number] = await _with_retries(lambda n=number, c=chunk: work(c, n), attempts)  # type: ignore[misc]
+                await progress.one_more()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._at_once, len(chunks))):
+                    group.create_task(take())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [outcomes[number] for number in range(len(chunks))]
+
+
+async def _with_retries(work: Callable[[], Awaitable[ChunkDone | Failure]], attempts: int) -> ChunkDone:
+    """A chunk's outcome, tried again alone when it may succeed then. Raises _Failed."""
+    for attempt in range(1, attempts + 1):
+        done = await work()
+        if isinstance(done, ChunkDone):
+            return done
+        if not done.retryable or attempt == attempts:
+            raise _Failed(replace(done, retryable=False))
+    raise AssertionError("unreachable")
+
+
+async def _chunks(executor: ChunkExecutor, call: StepCall, manifest: Manifest) -> AsyncIterator[Piece]:
+    for number in range(len(manifest.chunks)):
+        head, frames = chunk_frames(await executor.batches.load(call.org_id, manifest, number, call.reads))
+        yield {"chunk": head}, frames
+
+
+def _gathered(parts: Sequence[ChunkDone]) -> ChunkDone:
+    outputs = [part.output for part in parts if part.output is not None]
+    rejects = [part.rejects for part in parts if part.rejects is not None]
+    reports = [part.report for part in parts if part.report is not None]
+    output = merged(outputs)
+    filled = tuple(chunk for chunk in output.chunks if chunk.rows) or output.chunks[:1]
+    return ChunkDone(
+        Manifest(output.names, filled), merged(rejects) if rejects else None, report=reports[-1] if reports else None
+    )
+
+
+def _digests(due: BatchStep) -> list[str]:
+    return [payload.digest for payload in due.references.values()]
+
+
+def _entry_of(done: ChunkDone) -> dict[str, Any]:
+    def plain(manifest: Manifest | None) -> dict[str, Any] | None:
+        return None if manifest is None else {"names": manifest.names, "chunk": manifest.chunks[0].plain()}
+
+    return {"output": plain(done.output), "rejects": plain(done.rejects), "report": done.report}
+
+
+def _done_of(entry: dict[str, Any]) -> ChunkDone:
+    def manifest(plain: dict[str, Any] | None) -> Manifest | None:
+        return None if plain is None else Manifest(tuple(plain["names"]), (ChunkRef.of(plain["chunk"]),))
+
+    return ChunkDone(manifest(entry["output"]), manifest(entry["rejects"]), report=entry["report"])
