@@ -48,7 +48,14 @@ def _type_of(field: FieldInfo) -> str:
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
-    for prefix in ("typing.", "datetime.", "events.payload.", "events.administration.", "events.context."):
+    for prefix in (
+        "typing.",
+        "datetime.",
+        "events.payload.",
+        "events.administration.",
+        "events.entities.",
+        "events.context.",
+    ):
         text = text.replace(prefix, "")
     return text.replace("|", "\\|")
 

@@ -13,7 +13,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 from eventsourcing.utils import TopicError, get_topic, resolve_topic
 from pydantic import ValidationError
 
-from events import administration, processing
+from events import administration, entities, processing
 from events.context import Actor
 from events.errors import PoisonedMessageError
 from events.model import STATE_FIELDS_EXCLUDED, Decision, Event
@@ -23,7 +23,7 @@ ENVELOPE_VERSION = 1
 
 CATALOGUE: tuple[type[Event], ...] = tuple(
     kind
-    for module in (administration, processing)
+    for module in (administration, processing, entities)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
 )

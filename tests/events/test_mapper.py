@@ -16,6 +16,7 @@ from events.mapper import CATALOGUE, MAPPER, decode_decision, encode_decision
 from events.model import Decision, Event
 from events.payload import describe, encode_records
 from events.processing import RunSucceeded, StepSucceeded
+from services.domain import entities
 from services.domain import run as runs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,6 +57,9 @@ def test_golden_histories_can_still_be_replayed(path):
         state = runs.fold(recorded["id"], [event for made in decisions for event in made.events])
         assert state.status == recorded["then"]["status"]
         assert len(state.results) == recorded["then"]["results"]
+    if recorded["kind"] == "entities":
+        history = [event for made in decisions for event in made.events]
+        assert entities.fold(recorded["id"], history).version == recorded["then"]["version"]
     assert [event.TOPIC for made in decisions for event in made.events] == recorded["then"]["topics"]
 
 

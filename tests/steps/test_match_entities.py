@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from services.domain import entities
 from services.steps.base import Context, StepError
 from services.steps.frame import ColumnFrame, Frame
 from services.steps.match_entities import MatchEntitiesConfig, match_entities
@@ -336,10 +337,15 @@ def final_state(history: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 @settings(derandomize=True, deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
 @given(config=configs, history=histories)
 def test_batches_give_what_all_at_once_gives(config: dict[str, Any], history: list[list[dict[str, Any]]]) -> None:
-    """Clusters, ids, sizes and weakest links: incremental is a full rebuild."""
+    """Clusters, ids, sizes and weakest links: incremental is a full rebuild. And the events tell the same."""
     step_by_step = EntitySet(config)
+    followed: dict[str, str] = {}
     for batch in history:
         step_by_step.submit(batch)
+        moves = [entities.Move(*move.values()) for move in step_by_step.moves]
+        for event in entities.changes("set", 1, moves):
+            followed = entities.assign(followed, event)
+    assert followed == {r["key"]: r["entity"] for r in step_by_step.snapshot.records()}
     rebuilt = EntitySet(config)
     everything = final_state(history)
     rows = rebuilt.submit(everything)
