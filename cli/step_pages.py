@@ -87,6 +87,8 @@ def page(step: Step[Any]) -> str:
 
 def _described(step: Step[Any]) -> str:
     """The docstring of the step's function, or what its module writes below the step."""
+    if isinstance(step.body, Source):
+        return inspect.getdoc(getattr(inspect.getmodule(step.body.function), step.key)) or ""
     module = importlib.import_module(f"services.steps.{step.key}")
     statements = ast.parse(inspect.getsource(module)).body
     for statement, following in pairwise(statements):
@@ -94,7 +96,7 @@ def _described(step: Step[Any]) -> str:
         if named and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             return inspect.cleandoc(str(following.value.value))
     function: Callable[..., Any] | None = (
-        step.body.function if isinstance(step.body, Rows | Whole | Source) else step.body.apply
+        step.body.function if isinstance(step.body, Rows | Whole) else step.body.apply
     )
     return inspect.getdoc(function) or ""
 

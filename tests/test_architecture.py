@@ -14,7 +14,7 @@ PACKAGES = ("events", "services", "projections", "gateway", "migrations", "cli",
 MAY_IMPORT = {
     "events": {"events"},
     "services/domain": {"events", "services.domain"},
-    "services/steps": {"services.steps", "events.columns"},
+    "services/steps": {"services.steps", "services.ingest.step", "events.columns"},
     "services": {"events", "services"},
     "projections": {"events", "projections"},
     "gateway": {"events", "gateway", "projections.queries", "projections.database"},

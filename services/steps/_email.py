@@ -56,8 +56,8 @@ def library_address(text: str, *, allow_smtputf8: bool = True) -> Address | Faul
 
 def _plain_address(text: str) -> Address | None:
     """The address when it is an ordinary one, for which the library's rules come down to one pattern; else None."""
-    match = _PLAIN.fullmatch(text)
-    if match is None or len(text) > EMAIL_MAX_LENGTH:
+    match = _PLAIN.fullmatch(text) if len(text) <= EMAIL_MAX_LENGTH else None
+    if match is None:
         return None
     local, domain = match[1], match[2].lower()
     if domain.endswith(_RESERVED):

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from cleanco import prepare_default_terms
@@ -52,6 +53,8 @@ _TRAILING = re.compile(r"[\s,;:&+/\\|–—-]+$")
 
 def folded(text: str) -> str:
     """Without regard to case, accents and punctuation: what terms are compared by."""
+    if text.isascii():
+        return _PUNCTUATION.sub("", text.lower()).replace("/", "")
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     return _PUNCTUATION.sub("", "".join(c for c in decomposed if not unicodedata.combining(c))).replace("/", "")
 
@@ -93,6 +96,7 @@ def _once(name: str, *, mixed: bool) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)  # a few words end most names
 def _key(word: str) -> str:
     """What a word is compared by; nothing for a lone sign, as in "GmbH & Co. KG", which is no word of a term."""
     key = folded(word).replace("&", "").replace("+", "")

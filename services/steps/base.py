@@ -5,7 +5,8 @@ rows that go on and the rejects that do not. It must be deterministic: the same 
 output, in the same order, in every process.
 
 What a step needs of the batch at once is said by its body: `Rows` works on any part of it, so that chunks are done side
-by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk.
+by side; `Exchange` needs a little of every row, such as a key; `Whole` is given the batch, chunk by chunk; `Source`
+reads a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,8 @@ class Context:
     """The outputs of the runs that `Step.references` names, by run id, whole."""
     tenant_key: bytes = b""
     """A secret of the org's own, for pseudonyms that nobody else can make; 32 bytes."""
+    namespace: str = ""
+    """Whose ids are made: the org's id and the company's; part of ids that must stay the same for ever."""
 
 
 NO_CONTEXT = Context()
@@ -114,11 +117,15 @@ class Exchange(Generic[C]):
     `extract` runs on each chunk and gives a table with a row for each of the chunk's. `combine` gets all of them, in
     order, and gives a verdict (a table of any shape) for each chunk, and a report. `apply` runs on each chunk with its
     verdict. The middle one is all that happens at one place: it holds what `extract` gave.
+
+    `keep`, where there is one, gives what the step keeps for later batches beside its output, by name. It is called
+    after `combine`, at the same place, with what `extract` and `combine` gave, and is kept together with the result.
     """
 
     extract: Callable[[Frame, C, Context], pa.Table]
     combine: Callable[[Sequence[pa.Table], C, Context], tuple[list[pa.Table], Mapping[str, Any] | None]]
     apply: Callable[[Frame, pa.Table, C, Context], Result]
+    keep: Callable[[Sequence[pa.Table], Sequence[pa.Table], C, Context], Mapping[str, Frame]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,10 @@ class Whole(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[C]):
-    """Makes chunks of an uploaded file, which it gets part by part; the first step of a run."""
+    """The first step of a run over an upload: it is given the file's bytes, part by part, and gives chunks, in turn.
+
+    It must not depend on where one part ends and the next begins.
+    """
 
     function: Callable[[Iterator[bytes], C, Context], Iterator[Result]]
 
@@ -184,14 +194,14 @@ class Step(Generic[C]):
             case Rows(function):
                 for frame in frames:
                     yield function(frame, config, context)
-            case Exchange(extract, combine, apply):
+            case Exchange(extract, combine, apply, _):
                 verdicts, report = combine([extract(frame, config, context) for frame in frames], config, context)
                 for frame, verdict in zip(frames, verdicts, strict=True):
                     yield replace(apply(frame, verdict, config, context), report=report)
             case Whole(function):
                 yield from function(frames, config, context)
             case Source():
-                raise StepError(f"{self.key} reads an uploaded file, not records.", code="not_a_file")
+                raise StepError(f"{self.key} reads a file, and not the output of another step.", code="needs_file")
 
     def execute(
         self,

@@ -17,6 +17,7 @@ from services.steps.frame import Frame
 MAX_CHARACTERS = 500
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+NOT_IN_AN_ASCII_KEY = re.compile(r"[^a-z0-9]+")
 # Marks that are letters' own rather than accents: nuktas, the voicing of kana, viramas (combining classes of UAX #44).
 LETTERS_OWN = frozenset({7, 8, 9})
 
@@ -123,6 +124,8 @@ def _normaliser(config: NormalizeCompanyNameConfig) -> Callable[[Any], str | Fau
 
 def comparison_key(name: str) -> str | None:
     """Small letters and digits with single spaces between words, without accents; None when there are none."""
+    if name.isascii():
+        return " ".join(NOT_IN_AN_ASCII_KEY.sub(" ", name.lower().replace("'", "")).split()) or None
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
     kept = (_in_a_key(character) for character in text)
     # Composed again, for the sake of Hangul, which is taken apart with the accents.

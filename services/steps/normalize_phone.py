@@ -1,6 +1,6 @@
 """normalize_phone: telephone numbers in one international spelling, by libphonenumber's numbering plans."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import ConfigDict, field_validator
 
 from services.steps._rowwise import Fault, Rowwise, RowwiseConfig, reads_unless_rejecting, require_fields
 from services.steps.base import Context, Example, Reject, Result, frame_step
-from services.steps.frame import Frame
+from services.steps.frame import Frame, distinct_rows
 
 MAX_CHARACTERS = 250  # the library's own bound
 
@@ -101,9 +101,26 @@ def normalize_phone(frame: Frame, config: NormalizePhoneConfig, _: Context) -> R
     """
     sources = [config.field, *([config.region_field] if config.region_field is not None else [])]
     require_fields(frame, sources)
+    normalise = _normaliser(config)
+    # The library has thousands of patterns, and Python keeps 512 compiled: numbers of one country are done together.
+    texts = [values for values in distinct_rows(frame, sources).values if all(map(_is_text_or_null, values))]
+    done = {values: normalise(*values) for values in sorted(texts, key=_by_country)}
+
+    def looked_up(*values: Any) -> tuple[str | None] | Fault:
+        return done[values] if all(map(_is_text_or_null, values)) else normalise(*values)
+
     work = Rowwise(frame, config.on_error)
-    work.map_many(sources, _normaliser(config), [config.output_field or config.field])
+    work.map_many(sources, looked_up, [config.output_field or config.field])
     return work.result()
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _by_country(values: Sequence[str | None]) -> tuple[str, ...]:
+    """A sort key by which numbers that are read by the same patterns are near each other."""
+    return tuple(value or "" for value in reversed(values))
 
 
 def _normaliser(config: NormalizePhoneConfig) -> Callable[..., tuple[str | None] | Fault]:

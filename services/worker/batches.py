@@ -133,7 +133,7 @@ class BatchRunner:
                 return await self._exchange(due, call, manifest, tell)
             case "whole":
                 return await self._stream(call, "whole", _chunks(self._executor, call, manifest), tell)
-        raise StepError(f"{step.key} reads an uploaded file, not records.", code="not_a_file")
+        raise StepError(f"{step.key} reads an uploaded file, not records.", code="needs_file")
 
     async def _read_file(self, due: BatchStep, tell: Tell) -> ChunkDone:
         if not isinstance(due.step.body, Source):

@@ -98,6 +98,8 @@ def test_the_form_can_stay_and_the_case_can_change() -> None:
         ("Straße", "strasse"),
         ("Jo's  Pizza-House!", "jos pizza house"),
         ("E.ON", "e on"),
+        ("foo_bar 1", "foo bar 1"),
+        ("foo_bär 1", "foo bar 1"),
         ("ﬁne ＣＯ", "fine co"),
         ("İstanbul", "istanbul"),
         ("삼성전자", "삼성전자"),
