@@ -95,9 +95,7 @@ def _described(step: Step[Any]) -> str:
         named = isinstance(statement, ast.Assign) and [ast.unparse(t) for t in statement.targets] == [step.key]
         if named and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             return inspect.cleandoc(str(following.value.value))
-    function: Callable[..., Any] | None = (
-        step.body.function if isinstance(step.body, Rows | Whole) else step.body.apply
-    )
+    function: Callable[..., Any] | None = step.body.function if isinstance(step.body, Rows | Whole) else step.body.apply
     return inspect.getdoc(function) or ""
 
 
