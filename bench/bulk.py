@@ -53,9 +53,10 @@ class Client:
         async with self._http.post("/v1/submissions/upload", params=query, data=_parts(path)) as response:
             return await _answer(response)
 
-    async def finish(self, run_id: str) -> dict[str, Any]:
-        """The run, once it has ended. Raises RuntimeError when it did not succeed."""
-        while (run := await self.post("runs/get", {"run_id": run_id, "wait_s": WAIT_S}))["status"] == "running":
+    async def finish(self, started: dict[str, Any]) -> dict[str, Any]:
+        """The run that an answer tells of, once it has ended. Raises RuntimeError when it did not succeed."""
+        body = {"run_id": started["run_id"], "min_position": started["position"], "wait_s": WAIT_S}
+        while (run := await self.post("runs/get", body))["status"] == "running":
             pass
         if run["status"] != "succeeded":
             raise RuntimeError(f"the run {run['status']}: {run['error']}")
@@ -115,12 +116,12 @@ async def _drive(client: Client, ids: dict[str, str], source: Path, target: Path
     began = time.perf_counter()
     submission = await client.upload(source, **ids)
     uploaded = time.perf_counter()
-    run = await client.finish(submission["run_id"])
+    run = await client.finish(submission)
     ended = time.perf_counter()
     await client.download(run["run_id"], target)
     on_disk = time.perf_counter()
     again = await client.post("runs/create", {"submission_id": submission["submission_id"]})
-    await client.finish(again["run_id"])
+    await client.finish(again)
     second_s = time.perf_counter() - on_disk
     items = (await client.post("step_results/list", {"run_id": run["run_id"]}))["items"]
     steps = {f"{item['step_index']} {item['step_key']}": round(item["duration_us"] / 1e6, 2) for item in items}

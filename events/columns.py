@@ -67,10 +67,16 @@ class Column:
         return [ABSENT if text is None else orjson.loads(text) for text in self.array.to_pylist()]
 
     def filled(self) -> "Column":
-        """With null where a row has no such field."""
+        """With null where a row has no such field; the column itself, where every row has it."""
         if self.kind == "json":
-            return Column("json", self.array.fill_null("null"), sparse=True)
-        return Column(self.kind, self.array)
+            return Column("json", self.array.fill_null("null"), sparse=True) if self.array.null_count else self
+        return Column(self.kind, self.array) if self.sparse else self
+
+    def same(self, other: "Column") -> bool:
+        """Whether both are known to encode to the same bytes; never for fractions: 0.0 equals -0.0."""
+        if self.kind != other.kind or self.kind == "number" or self.sparse != other.sparse:
+            return False
+        return bool(self.array.equals(other.array))
 
     def take(self, rows: pa.Array) -> "Column":
         """The values at `rows` (integers), in that order."""

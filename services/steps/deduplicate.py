@@ -160,8 +160,13 @@ def _filled(frame: Frame) -> pa.Array:
 
 
 def _roots(keys: pa.Table, sets: int) -> npt.NDArray[np.int64]:
-    """For each row the first row of its group: union-find over rows that share a key, the smaller index the root."""
-    parents = list(range(len(keys)))
+    """For each row the first row of its group: union-find over rows that share a key, the smaller index the root.
+
+    Rows that share none are their own roots, and take no part: they are most rows, and Python's integers are large.
+    """
+    pairs = np.concatenate([_equal_pairs(keys[str(number)]) for number in range(sets)])
+    sharing = np.unique(pairs)
+    parents = list(range(len(sharing)))
 
     def find(row: int) -> int:
         while parents[row] != row:
@@ -169,22 +174,24 @@ def _roots(keys: pa.Table, sets: int) -> npt.NDArray[np.int64]:
             row = parents[row]
         return row
 
-    for number in range(sets):
-        for one, other in _equal_pairs(keys[str(number)]):
-            a, b = find(one), find(other)
-            parents[max(a, b)] = min(a, b)
-    return np.array([find(row) for row in range(len(keys))], np.int64)
+    for one, other in np.searchsorted(sharing, pairs).tolist():
+        a, b = find(one), find(other)
+        parents[max(a, b)] = min(a, b)
+    roots = np.arange(len(keys))
+    roots[sharing] = sharing[np.array([find(row) for row in range(len(parents))], np.int64)]
+    return roots
 
 
-def _equal_pairs(column: pa.ChunkedArray) -> list[tuple[int, int]]:
-    """Pairs of rows that have the same key, enough of them to connect all that have."""
+def _equal_pairs(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Pairs of rows that have the same key, a line each, enough of them to connect all that have."""
     rows = np.flatnonzero(column.is_valid().to_numpy())
     keys = column.combine_chunks().drop_null()
     halves = np.frombuffer(keys.buffers()[1] or b"", np.uint64)[2 * keys.offset :][: 2 * len(keys)].reshape(-1, 2)
     order = np.lexsort((halves[:, 1], halves[:, 0]))
-    ordered = halves[order]
-    same = np.flatnonzero((ordered[1:] == ordered[:-1]).all(axis=1))
-    return list(zip(rows[order[same]].tolist(), rows[order[same + 1]].tolist(), strict=True))
+    same = np.flatnonzero(
+        (halves[order[1:], 0] == halves[order[:-1], 0]) & (halves[order[1:], 1] == halves[order[:-1], 1])
+    )
+    return np.column_stack([rows[order[same]], rows[order[same + 1]]])
 
 
 def _kept(roots: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int64]:

@@ -207,6 +207,10 @@ class ColumnFrame(Frame):
             else column_of(column)
             for name, column in columns.items()
         }
+        # a column that has not changed stays the same object: nobody need encode, send and store it again
+        for name, column in made.items():
+            if name in self.columns and self.columns[name].same(column):
+                made[name] = self.columns[name]
         return ColumnFrame({**self.columns, **made}, self.ids)
 
     def select(self, sources: Mapping[str, str], filled: Collection[str] = ()) -> "ColumnFrame":
