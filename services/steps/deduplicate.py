@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,8 @@ from services.steps.base import Context, Example, Exchange, Result, Step, StepCo
 from services.steps.frame import Frame, distinct_rows
 
 KEY_BYTES = 16
+SHARES = 16
+"""Parts that the keys are sorted in, one after the other."""
 
 
 class DeduplicateConfig(StepConfig):
@@ -160,43 +162,57 @@ def _filled(frame: Frame) -> pa.Array:
 
 
 def _roots(keys: pa.Table, sets: int) -> npt.NDArray[np.int64]:
-    """For each row the first row of its group: union-find over rows that share a key, the smaller index the root.
-
-    Rows that share none are their own roots, and take no part: they are most rows, and Python's integers are large.
-    """
-    pairs = np.concatenate([_equal_pairs(keys[str(number)]) for number in range(sets)])
-    sharing = np.unique(pairs)
-    parents = list(range(len(sharing)))
-
-    def find(row: int) -> int:
-        while parents[row] != row:
-            parents[row] = parents[parents[row]]
-            row = parents[row]
-        return row
-
-    for one, other in np.searchsorted(sharing, pairs).tolist():
-        a, b = find(one), find(other)
-        parents[max(a, b)] = min(a, b)
+    """For each row the first row of its group: rows that share a key are of one group."""
     roots = np.arange(len(keys))
-    roots[sharing] = sharing[np.array([find(row) for row in range(len(parents))], np.int64)]
+    for number in range(sets):
+        for pairs in _equal_pairs(keys[str(number)]):
+            _unite(roots, pairs)
     return roots
 
 
-def _equal_pairs(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Pairs of rows that have the same key, a line each, enough of them to connect all that have."""
-    rows = np.flatnonzero(column.is_valid().to_numpy())
-    keys = column.combine_chunks().drop_null()
-    halves = np.frombuffer(keys.buffers()[1] or b"", np.uint64)[2 * keys.offset :][: 2 * len(keys)].reshape(-1, 2)
+def _unite(roots: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]) -> None:
+    """Make one group of the groups of each pair. Each row points at its group's first row, before and after."""
+    while True:
+        ends = roots[pairs]
+        apart = ends[:, 0] != ends[:, 1]
+        if not apart.any():
+            return
+        pairs, ends = pairs[apart], ends[apart]
+        np.minimum.at(roots, ends.max(axis=1), ends.min(axis=1))  # a group's first row now points at an earlier one
+        while not np.array_equal(further := roots[roots], roots):
+            roots[:] = further
+
+
+def _equal_pairs(column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.int64]]:
+    """Pairs of rows that have the same key, a line each, enough of them to connect all that have.
+
+    The keys are taken by their first bits, some at a time, so that what sorting needs is small beside the keys.
+    """
+    starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+    for share in range(SHARES):
+        rows, halves = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
+        for start, chunk in zip(starts[:-1].tolist(), column.chunks, strict=True):
+            found = np.frombuffer(chunk.buffers()[1] or b"", np.uint64)[2 * chunk.offset :][: 2 * len(chunk)]
+            pieces = found.reshape(-1, 2)
+            wanted = chunk.is_valid().to_numpy(zero_copy_only=False) & (pieces[:, 0] % SHARES == share)
+            rows.append(np.flatnonzero(wanted) + start)
+            halves.append(pieces[wanted])
+        yield _adjacent(np.concatenate(rows), np.concatenate(halves))
+
+
+def _adjacent(rows: npt.NDArray[np.int64], halves: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Rows next to each other in the order of their keys, where these are equal."""
     order = np.lexsort((halves[:, 1], halves[:, 0]))
-    same = np.flatnonzero(
-        (halves[order[1:], 0] == halves[order[:-1], 0]) & (halves[order[1:], 1] == halves[order[:-1], 1])
-    )
+    ordered = halves[order]
+    same = np.flatnonzero((ordered[1:] == ordered[:-1]).all(axis=1))
     return np.column_stack([rows[order[same]], rows[order[same + 1]]])
 
 
 def _kept(roots: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int64]:
     """The row of each group that stays; where the rule leaves several, the first of them."""
     rows = np.arange(len(roots))
+    if keep == "first":
+        return np.flatnonzero(roots == rows)
     order = np.lexsort((*_preferences(rows, keep, filled), roots))  # the last key counts most
     first = np.ones(len(order), bool)
     first[1:] = roots[order][1:] != roots[order][:-1]

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.steps.base import Record, StepError
-from services.steps.deduplicate import deduplicate
+from services.steps.deduplicate import _unite, deduplicate
 
 
 def kept(records: list[Record], keys: list[list[str]], **config: Any) -> list[int]:
@@ -112,3 +113,16 @@ def test_the_groups_are_those_of_the_plain_definition(records: list[Record], kee
 
 def agree(left: Record, right: Record, names: list[str]) -> bool:
     return all(left[name] == right[name] and left[name] not in (None, "") for name in names)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=40), max_size=3))
+def test_groups_are_what_being_the_same_carries_over_to(sets: list[list[tuple[int, int]]]) -> None:
+    roots = np.arange(40)
+    first = list(range(40))
+    for pairs in sets:
+        _unite(roots, np.array(pairs, np.int64).reshape(-1, 2))
+        for one, other in pairs:
+            lower, higher = sorted((first[one], first[other]))
+            first = [lower if root == higher else root for root in first]
+        assert roots.tolist() == first
