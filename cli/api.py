@@ -1,6 +1,7 @@
 """The HTTP API as the command line uses it: the same way in as every other client."""
 
 import uuid
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -8,6 +9,8 @@ import httpx
 from events.errors import DataEngineError
 
 TIMEOUT_S = 90.0
+UPLOAD_TIMEOUT_S = 600.0
+"""That nothing may happen for, while a file goes out."""
 
 
 class ApiError(DataEngineError):
@@ -30,7 +33,34 @@ class Api:
         try:
             response = self._http.post(endpoint, json=body or {}, headers=headers)
         except httpx.TransportError as error:
-            raise ApiError(f"The gateway does not answer at {self._http.base_url}: {error}") from error
+            raise self._unreachable(error) from error
+        return self._answer(endpoint, response)
+
+    def upload(self, endpoint: str, told: dict[str, str], parts: Iterable[bytes], *, key: str) -> dict[str, Any]:
+        """POST a file as it is read; what is told of it goes into the query string. Raises ApiError."""
+        try:
+            response = self._http.post(
+                endpoint, params=told, content=parts, headers={"Idempotency-Key": key}, timeout=UPLOAD_TIMEOUT_S
+            )
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        return self._answer(endpoint, response)
+
+    def download(self, endpoint: str, body: dict[str, Any]) -> Iterator[bytes]:
+        """The file that an endpoint answers with, as it comes in. Raises ApiError."""
+        try:
+            with self._http.stream("POST", endpoint, json=body) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    self._answer(endpoint, response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ApiError:
+        return ApiError(f"The gateway does not answer at {self._http.base_url}: {error}")
+
+    def _answer(self, endpoint: str, response: httpx.Response) -> dict[str, Any]:
         answer: dict[str, Any] = response.json()
         if response.status_code >= 400:
             faults = "".join(f"\n  {fault['path']}: {fault['message']}" for fault in answer.get("errors") or [])

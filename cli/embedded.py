@@ -17,6 +17,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import nats
@@ -79,6 +80,7 @@ class EmbeddedConfig:
     postgres_password: str
     nats_passwords: dict[str, str]
     database_passwords: dict[str, str]
+    tenant_key: str
 
     @property
     def nats_url(self) -> str:
@@ -325,10 +327,11 @@ def _new_config() -> EmbeddedConfig:
     )
 
 
-def _new_secrets() -> dict[str, dict[str, str]]:
+def _new_secrets() -> dict[str, Any]:
     return {
         "nats_passwords": {name: new_password() for name in (*NATS_PROCESSES, REMOTE_WORKER)},
         "database_passwords": {name: new_password() for name in LOGINS},
+        "tenant_key": new_password(),
     }
 
 

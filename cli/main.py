@@ -99,19 +99,40 @@ def rebuild(
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(help="A .json, .jsonl, .ndjson or .csv file.")],
+    file: Annotated[Path, typer.Argument(help="CSV, JSON lines, Parquet or XLSX (also .gz, .zst); or a .json list.")],
     blueprint: Annotated[str, typer.Option(help="Name or id of a blueprint.")],
     company: Annotated[str | None, typer.Option(help="Id of the company; the only one when left out.")] = None,
+    read: Annotated[str, typer.Option(help='Config of read_file as JSON, e.g. {"delimiter": ";"}.')] = "{}",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a file of records, and start its run."""
     from cli.submitting import submit_file
 
-    outcome = guarded(lambda: submit_file(api(), file, blueprint, company, watch=watch, quiet=as_json))
+    outcome = guarded(lambda: submit_file(api(), file, blueprint, company, read=read, watch=watch, quiet=as_json))
     if as_json:
         print_json(outcome)
     raise typer.Exit(0 if outcome.get("status", "succeeded") == "succeeded" else 1)
+
+
+@app.command()
+def download(
+    run_id: Annotated[str, typer.Argument(help="The run.")],
+    output: Annotated[Path, typer.Argument(help="The file to write: .csv, .jsonl, .parquet or .arrow.")],
+    step: Annotated[int | None, typer.Option(help="Index of the step, from 0; the last one when left out.")] = None,
+    kind: Annotated[str, typer.Option(help="output, rejects or input.")] = "output",
+    row_ids: Annotated[bool, typer.Option("--row-ids", help="With a column of row ids.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's results, or what a step rejected, into a file."""
+    from cli.submitting import download_results
+
+    body = {"step_index": step, "kind": kind, "format": output.suffix.removeprefix("."), "row_ids": row_ids}
+    made = guarded(lambda: download_results(api(), run_id, output, body, quiet=as_json))
+    if as_json:
+        print_json(made)
+    else:
+        console.print(f"{made['file']}: {made['size_bytes']:,} bytes", soft_wrap=True)
 
 
 @org_app.command("create")

@@ -40,7 +40,7 @@ def steps_table(step_results: Sequence[Mapping[str, Any]]) -> Table:
             f"[{STATUS_STYLES.get(status, 'white')}]{status}[/]",
             _text(result.get("attempt")),
             _count(_rows(result, "input")),
-            _count(_rows(result, "output")),
+            _count(_rows(result, "output")) or _chunks(result.get("progress")),
             _count(_rows(result, "rejects") or (0 if status == "succeeded" else None)),
             _milliseconds(result.get("duration_us")),
         )
@@ -66,6 +66,11 @@ def facts_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
     return table
+
+
+def _chunks(progress: Mapping[str, Any] | None) -> str:
+    """How far a step is with a large batch."""
+    return "" if progress is None else f"chunk {progress['chunks_done']}/{progress['chunks_total'] or '?'}"
 
 
 def _rows(result: Mapping[str, Any], name: str) -> int | None:

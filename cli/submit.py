@@ -1,9 +1,8 @@
 """Submitting records and watching their run to its end."""
 
-import csv
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,31 @@ from cli.api import Api
 from events.errors import InvalidInputError
 
 WATCH_WAIT_S = 0.5
+PART_BYTES = 1024 * 1024
 
 Watcher = Callable[[list[dict[str, Any]]], None]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON, JSON lines or CSV file. Raises InvalidInputError saying where it is not one."""
-    suffix = path.suffix.lower()
+    """The records of a .json file, which is read as a whole. Raises InvalidInputError saying where it is not one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if suffix == ".json":
-            records = json.loads(text)
-        elif suffix in (".jsonl", ".ndjson"):
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        elif suffix == ".csv":
-            records = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-        else:
-            raise InvalidInputError(f"{path}: the ending must be .json, .jsonl, .ndjson or .csv.")
-    except (OSError, ValueError, csv.Error) as error:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InvalidInputError(f"{path} must hold a list of objects.")
     return records
+
+
+def parts_of(path: Path, told: Callable[[int], None]) -> Iterator[bytes]:
+    """A file's bytes, part by part; `told` is told how many have gone. Raises InvalidInputError."""
+    try:
+        with path.open("rb") as file:
+            while part := file.read(PART_BYTES):
+                yield part
+                told(len(part))
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error
 
 
 def find_blueprint(api: Api, name_or_id: str) -> str:

@@ -56,6 +56,8 @@ class Endpoints:
         own |= {"nats_url": SecretStr(nats_url), "database_url": SecretStr(database_url) if database_url else None}
         if name != GATEWAY:
             own["jwt_secret"] = None
+        if name != WORKER:
+            own["tenant_key"] = None
         return settings.model_copy(update=own)
 
 
@@ -109,6 +111,8 @@ class System:
         nats_urls, database_urls = process_urls(settings, "nats"), process_urls(settings, "database")
         if nats_url is None or database_url is None:
             config = await asyncio.to_thread(embedded.prepare, home)
+            if settings.tenant_key is None:
+                self._settings = settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
             if nats_url is None:
                 await self.supervisor.start(embedded.nats_spec(home, config))
                 nats_url, nats_urls = config.nats_url, config.nats_urls

@@ -1,7 +1,7 @@
 """The settings: one frozen object, read from the environment by the entry points and by nothing else."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     jwt_audience: str | None = "authenticated"
     jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 10.0
 
+    tenant_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """The secret that each org's pseudonyms are made from (`mask_fields`); another one makes other pseudonyms."""
+
     step_modules: Annotated[tuple[str, ...], NoDecode] = ("services.steps.catalogue",)
     """Python modules with a `STEPS` tuple that a worker serves; commas between them."""
     remote_steps: Annotated[tuple[str, ...], NoDecode] = ()
@@ -177,6 +180,11 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
         """An optional setting that is empty is not set: so an environment can take back what `.env` says."""
         return None if value == "" and _is_optional(cls.model_fields[str(info.field_name)].annotation) else value
+
+    @field_validator("tenant_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return value or None
 
     @field_validator("step_modules", "remote_steps", mode="before")
     @classmethod

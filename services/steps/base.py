@@ -163,7 +163,8 @@ class Step(Generic[C]):
     `version` names the code, its libraries and its data tables: it changes when the output for some input changes.
     `has_effects` marks a step with an effect outside of its output: it gets a recorded decision of its own before
     and after, is never folded into a checkpoint with others, and never replaced by an earlier result. `isolated` marks
-    one that never runs on a worker's own loop, however small its batch is.
+    one that never runs on a worker's own loop, however small its batch is; `uses_tenant_key` one that is told the org's
+    key.
     `reads` gives the fields that the step looks at, each of which the batch must have; None: it takes whole rows, as
     whoever drops rows must. `references` gives the ids of the runs whose output it reads too. `holds` says of a barrier
     what it keeps in memory.
@@ -176,6 +177,7 @@ class Step(Generic[C]):
     body: Rows[C] | Exchange[C] | Whole[C] | Source[C]
     has_effects: bool = False
     isolated: bool = False
+    uses_tenant_key: bool = False
     reads: Callable[[C], Sequence[str] | None] = lambda _: None
     references: Callable[[C], Sequence[str]] = lambda _: ()
     examples: Sequence[Example] = ()

@@ -47,6 +47,7 @@ class MaskFieldsConfig(StepConfig):
     version="1",
     summary="Replace personal data by pseudonyms of the org's own, or make it unreadable.",
     config=MaskFieldsConfig,
+    uses_tenant_key=True,
     reads=lambda config: config.fields,
     examples=[
         Example(

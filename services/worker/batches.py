@@ -25,6 +25,7 @@ from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCa
 from services.worker.execution import Failure, failure_of
 from services.worker.isolation import Piece
 from services.worker.memo import Memo, memo_key
+from services.worker.references import context_digests
 from services.worker.wire import ChunkResult, Frames, chunk_frames
 
 IO_AHEAD = 2
@@ -149,7 +150,11 @@ class BatchRunner:
 
     async def _rows(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
         async def one(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
-            key = memo_key(due.step, due.config, [chunk_digest(chunk, manifest.names), *_digests(due)])
+            key = memo_key(
+                due.step,
+                due.config,
+                [chunk_digest(chunk, manifest.names), *context_digests(due.references, due.tenant_key)],
+            )
             entry = await self._memo.find(due.org_id, due.company_id, key) if due.may_reuse else None
             if entry is not None:
                 return _done_of(entry)
@@ -271,10 +276,6 @@ def _gathered(parts: Sequence[ChunkDone]) -> ChunkDone:
     return ChunkDone(
         Manifest(output.names, filled), merged(rejects) if rejects else None, report=reports[-1] if reports else None
     )
-
-
-def _digests(due: BatchStep) -> list[str]:
-    return [payload.digest for payload in due.references.values()]
 
 
 def _entry_of(done: ChunkDone) -> dict[str, Any]:

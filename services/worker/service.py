@@ -33,6 +33,7 @@ from services.worker.batches import BatchRunner
 from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
+from services.worker.references import TenantKeys
 from services.worker.registry import load_steps
 from services.worker.remote import Places, RemoteStep, RemoteSteps
 from services.worker.reuse import Reuser
@@ -112,6 +113,7 @@ class Worker:
             self._watchdog,
             BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
             Reuser(log, memo),
+            TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None),
         )
         for step in self._steps.values():
             await register(log, step)

@@ -34,7 +34,7 @@ from services.steps.base import Step, StepError
 from services.worker.batches import BatchRunner, BatchStep, Superseded
 from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import Place
-from services.worker.references import outputs_of
+from services.worker.references import TenantKeys, inputs_of, outputs_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
 from services.worker.reuse import Reuser
@@ -91,11 +91,13 @@ class TaskRunner:
         guard: Callable[[float | None], None],
         batches: BatchRunner,
         reuser: Reuser,
+        tenant_keys: TenantKeys,
     ) -> None:
         self._log = log
         self._blobs = blobs
         self._batches = batches
         self._reuser = reuser
+        self._tenant_keys = tenant_keys
         self._registry = registry
         self._processes = processes
         self._checkpoint_s = checkpoint_ms / 1000
@@ -148,7 +150,7 @@ class TaskRunner:
         chain = Chain()
         index, attempt = state.due.step_index, state.due.attempt
         source = state.input_of(index)
-        if source.format != "json" or self._reads_others(state, index):
+        if source.format != "json" or self._needs_context(state, index):
             await self._execute_batch(task, state, index, attempt)
             return
         org_id = task.decision.org_id
@@ -176,10 +178,10 @@ class TaskRunner:
                 break
         await self._record(task, state, chain.outcomes)
 
-    def _reads_others(self, state: RunState, index: int) -> bool:
-        """Whether the step reads the outputs of other runs too; then its batch is treated as a large one."""
+    def _needs_context(self, state: RunState, index: int) -> bool:
+        """Whether the step wants more than its batch; then that is treated as a large one, however small it is."""
         step = self._registry.get(state.plan[index].key)
-        return step is not None and bool(_references(step, state.plan[index].config))
+        return step is not None and (step.uses_tenant_key or bool(_references(step, state.plan[index].config)))
 
     async def _execute_batch(self, task: Task, state: RunState, index: int, attempt: int) -> None:
         """Execute one step over a large batch, or find that it was done before; and record it."""
@@ -201,12 +203,13 @@ class TaskRunner:
             fault = Fault(index, attempt, error.code, str(error), error.retryable, step.version)
             await self._record(task, state, [fault])
             return
-        inputs = [source.digest, *(payload.digest for payload in references.values())]
+        tenant_key = self._tenant_keys.of(org_id) if step.uses_tenant_key else b""
+        inputs = inputs_of(source, references, tenant_key)
         outcome: Outcome | None = await self._reuser.of_batch(org_id, state, index, attempt, step, inputs)
         if outcome is None:
             due = BatchStep(
                 org_id, state.company_id, index, attempt, planned.retry.attempts, step, dict(planned.config), source,
-                planned.retry.timeout_s, references, b"", state.reuse_results and not step.has_effects,
+                planned.retry.timeout_s, references, tenant_key, state.reuse_results and not step.has_effects,
             )  # fmt: skip
             try:
                 outcome = await self._batches.run(due, tell)
@@ -225,6 +228,7 @@ class TaskRunner:
             step is not None
             and not step.has_effects
             and not last.has_effects
+            and not self._needs_context(state, index)
             and chain.size_bytes <= UNRECORDED_MAX_BYTES
             and time.perf_counter() - chain.began_s <= self._checkpoint_s
         )

@@ -1,6 +1,7 @@
 """`dex` as a user runs it: the demo, a running system, and the commands beside it."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cli.documents import permissions
@@ -67,6 +69,41 @@ async def test_the_demo_shows_a_run_that_succeeded(home):
     assert shown["after"][0]["domain"]
 
 
+async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
+    """`dex submit` and `dex download`, with a token that `dex token create` made."""
+    _, out, _ = await dex("token", "create", "for files", "--json")
+    gateway_url = json.loads((dex.home / "run" / "state.json").read_text())["gateway_url"]
+    headers = {"Authorization": f"Bearer {json.loads(out)['token']}"}
+    async with httpx.AsyncClient(base_url=gateway_url, headers=headers) as http:
+        await http.post("/v1/companies/create", json={"name": "Acme"})
+        step = {"key": "normalize_text", "config": {"fields": ["name"], "case": "title"}}
+        made = await http.post("/v1/blueprints/create", json={"name": "tidy", "steps": [step]})
+        assert made.status_code == 201, made.text
+    file = folder / "people.csv.gz"
+    file.write_bytes(gzip.compress(b"name;city\n ada  byron ;Bonn\nragged\n"))
+    arguments = (str(file), "--blueprint", "tidy", "--read", '{"delimiter": ";"}')
+    code, out, err = await dex("submit", *arguments, "--watch", "--json")
+    assert code == 0, err
+    run = json.loads(out)
+    assert [(step["step_key"], step["output"]["rows"]) for step in run["step_results"]] == [
+        ("read_file", 1),
+        ("normalize_text", 1),
+    ]
+    code, out, err = await dex("submit", *arguments, "--watch")
+    assert code == 0, err
+    assert "has succeeded" in out
+    for name, content in (("out.csv", '"Ada Byron","Bonn"'), ("out.jsonl", '{"name":"Ada Byron","city":"Bonn"}')):
+        code, _, err = await dex("download", run["run_id"], str(folder / name))
+        assert code == 0, err
+        assert (folder / name).read_text().splitlines()[-1] == content
+    code, out, err = await dex("download", run["run_id"], str(folder / "r.jsonl"), "--step", "0", "--kind", "rejects")
+    assert code == 0, err
+    assert json.loads((folder / "r.jsonl").read_text())["value"] == "ragged"
+    code, _, err = await dex("download", run["run_id"], str(folder / "out.doc"))
+    assert code == 1
+    assert "format" in err
+
+
 async def test_the_commands_beside_a_running_system(up, tmp_path):
     code, out, _ = await up("status", "--json")
     status = json.loads(out)
@@ -97,6 +134,8 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
     code, _, err = await up("submit", str(file), "--blueprint", "none")
     assert code == 1
     assert "There is no blueprint" in err or "Say which company" in err
+
+    await a_file_goes_in_and_comes_out(up, tmp_path)
 
     code, out, err = await up("rebuild", "--json")
     assert code == 0, err

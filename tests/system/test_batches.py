@@ -210,3 +210,19 @@ async def test_a_row_by_row_step_over_records_keeps_its_place_in_a_file(big):
     made = await uploaded(org, blueprint, "id\n1\nx\n3\n")
     run = await org.ended(made)
     assert (await downloaded(org, run["run_id"], "csv", row_ids=True)).decode() == 'row_id,id,n\n0,"1",2\n2,"3",4\n'
+
+
+async def test_pseudonyms_are_an_orgs_own(big, org_factory):
+    found = []
+    for org in (big[0], await org_factory()):
+        mask = {"key": "mask_fields", "config": {"fields": ["email"], "method": "pseudonym"}}
+        made = await org.submit(
+            await org.blueprint("test_count", mask), [{"email": "ann@example.com"}, {"email": None}]
+        )
+        run = await org.ended(made)
+        assert run["status"] == "succeeded", run
+        found.append((await org.call("results/get", {"run_id": run["run_id"]}))["records"])
+    (ours, nobody), (theirs, _) = found
+    assert len(ours["email"]) == len(theirs["email"]) == 32
+    assert ours["email"] != theirs["email"]
+    assert nobody["email"] is None
