@@ -88,7 +88,11 @@ def home(tmp_path: Path) -> Path:
 def system_settings(settings: Settings) -> Settings:
     """What the processes of the system under test are set to."""
     changes = {"port": 0, "step_modules": STEP_MODULES, "command_timeout_s": 2.0}
-    return settings.model_copy(update={**changes, "jwt_secret": SecretStr(SYSTEM_JWT_SECRET)})
+    secrets = {
+        "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
+        "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),
+    }
+    return settings.model_copy(update=changes | secrets)
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ async def test_a_file_goes_through_its_steps_and_comes_out(big):
 
     rows = list(csv.DictReader(io.StringIO((await downloaded(org, run["run_id"], "csv", row_ids=True)).decode())))
     assert len(rows) == ROWS - rejected - copies
-    assert rows[0] == {"row_id": "0", "id": "0000000", "name": "Ann 0", "email": "p0@example.com"}
+    assert rows[0] == {"row_id": "0", "id": "0000000", "name": "Ann 0", "email": "P0@example.com"}
     assert [row["row_id"] for row in rows[:3]] == ["0", "2", "3"]
     lines = (await downloaded(org, run["run_id"], "jsonl")).splitlines()
     assert json.loads(lines[-1])["id"] == rows[-1]["id"]
