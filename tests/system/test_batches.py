@@ -81,7 +81,7 @@ async def test_a_file_goes_through_its_steps_and_comes_out(big):
     lines = (await downloaded(org, run["run_id"], "jsonl", step_index=2, kind="rejects")).splitlines()
     rejects = [json.loads(line) for line in lines]
     assert len(rejects) == rejected
-    assert rejects[0] == {"row": 50, "field": "email", "code": "no_at_sign", "value": "NOT AN ADDRESS"}
+    assert rejects[0] == {"row": 50, "field": "email", "code": "invalid_email", "value": " NOT AN ADDRESS"}
 
 
 async def test_pages_of_a_large_batch(big):
