@@ -124,6 +124,10 @@ class SubmissionCreated(Done):
 class UploadSubmission(BaseModel):
     """What is told of a file that is uploaded, in the query string; the file is the request's body."""
 
+    model_config = example(company_id=OTHER_ID_EXAMPLE, blueprint_id=ID_EXAMPLE, read='{"delimiter": ";"}') | {
+        "strict": False  # a query string is all text
+    }
+
     company_id: Annotated[Id | None, Field(description="A caller that is bound to a company may leave it out.")] = None
     blueprint_id: Annotated[Id, Field(examples=[ID_EXAMPLE])]
     name: Name | None = None

@@ -116,7 +116,8 @@ class Exchange(Generic[C]):
 
     `extract` runs on each chunk and gives a table with a row for each of the chunk's. `combine` gets all of them, in
     order, and gives a verdict (a table of any shape) for each chunk, and a report. `apply` runs on each chunk with its
-    verdict. The middle one is all that happens at one place: it holds what `extract` gave.
+    verdict. The middle one is all that happens at one place: it holds what `extract` gave. `extracts` are the fields
+    that `extract` looks at; None: all of them.
 
     `keep`, where there is one, gives what the step keeps for later batches beside its output, by name. It is called
     after `combine`, at the same place, with what `extract` and `combine` gave, and is kept together with the result.
@@ -126,6 +127,7 @@ class Exchange(Generic[C]):
     combine: Callable[[Sequence[pa.Table], C, Context], tuple[list[pa.Table], Mapping[str, Any] | None]]
     apply: Callable[[Frame, pa.Table, C, Context], Result]
     keep: Callable[[Sequence[pa.Table], Sequence[pa.Table], C, Context], Mapping[str, Frame]] | None = None
+    extracts: Callable[[C], Sequence[str] | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

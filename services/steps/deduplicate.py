@@ -42,6 +42,13 @@ class DeduplicateConfig(StepConfig):
     of that name is replaced."""
 
 
+def _extracts(config: DeduplicateConfig) -> list[str] | None:
+    """The fields of the keys; all, where the fullest row stays."""
+    if config.keep == "most_complete":
+        return None
+    return list(dict.fromkeys(name for names in config.keys for name in names))
+
+
 def _extract(frame: Frame, config: DeduplicateConfig, _: Context) -> pa.Table:
     """A key of 128 bits for each key set, null where a field is blank; and what the keep rule wants to know."""
     require_fields(frame, (name for names in config.keys for name in names))
@@ -80,7 +87,7 @@ deduplicate = Step(
     version="2",
     summary="Keep one row of each group of rows that agree on a key.",
     config_model=DeduplicateConfig,
-    body=Exchange(_extract, _combine, _apply),
+    body=Exchange(_extract, _combine, _apply, extracts=_extracts),
     holds="16 bytes a row and key set, and 4 for most_complete.",
     examples=[
         Example(

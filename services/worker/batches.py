@@ -20,7 +20,7 @@ from events.payload import Payload
 from events.upload import load_parts
 from services.domain.outcome import Done, Fault
 from services.steps._rowwise import check_fields
-from services.steps.base import Source, Step, StepError
+from services.steps.base import Exchange, Source, Step, StepError
 from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCall, chunk_digest
 from services.worker.execution import Failure, failure_of
 from services.worker.isolation import Piece
@@ -168,8 +168,12 @@ class BatchRunner:
     async def _exchange(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
         progress = Progress(tell, 2 * len(manifest.chunks))
 
+        assert isinstance(due.step.body, Exchange)
+        extracts = due.step.body.extracts(due.step.config_model.model_validate(due.config))
+        extracting = replace(call, reads=None if extracts is None else tuple(extracts))
+
         async def extract(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
-            return await self._executor.execute(call, "extract", chunk)
+            return await self._executor.execute(extracting, "extract", chunk)
 
         extracted = await self._each(manifest.chunks, extract, due.attempts, progress)
         verdicts, report = await self._combine(call, [done.table for done in extracted if done.table is not None])

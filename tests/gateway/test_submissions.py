@@ -149,7 +149,12 @@ async def test_a_read_that_is_too_far_ahead_is_told_so(
 
 
 async def test_a_reset_sets_the_position_back(service: Service, gateway: Gateway) -> None:
-    for position, reset, expected in ((500, False, 500), (400, False, 500), (7, True, 7), (8, False, 8)):
+    for position, reset, expected in (
+        (900_000, False, 900_000),
+        (800_000, False, 900_000),
+        (7, True, 7),
+        (8, False, 8),
+    ):
         heard = gateway.signals._heard
         gateway.signals.position = max(gateway.signals.position, 0) if reset else gateway.signals.position
         await service.signal(position, reset=reset)

@@ -177,7 +177,11 @@ async def test_mass_assignment(path: str, world: World) -> None:
 
 async def schema_of(caller: Caller, path: str) -> dict[str, Any]:
     document = (await caller.http.get("/openapi.json")).json()
-    reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    operation = document["paths"][path]["post"]
+    content = operation["requestBody"]["content"]
+    if "application/json" not in content:  # a file, and what is told of it in the query string
+        return {"properties": {parameter["name"]: parameter for parameter in operation["parameters"]}}
+    reference = content["application/json"]["schema"]["$ref"]
     return dict(document["components"]["schemas"][reference.rpartition("/")[2]])
 
 

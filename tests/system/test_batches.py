@@ -161,6 +161,15 @@ async def test_what_changed_between_two_runs(system, org_factory):
     assert [item["row_id"] for item in rest["items"]] == [2]
 
 
+async def test_an_upload_may_wait_for_its_run(big):
+    org, blueprint, _, _ = big
+    made = await uploaded(org, blueprint, "email,name\na@b.com,x\n", start_run="false", name="later")
+    assert made["run_id"] is None
+    started = await org.call("runs/create", {"submission_id": made["submission_id"]})
+    run = await org.ended(started)
+    assert (run["status"], run["steps"][0]["key"]) == ("succeeded", "read_file")
+
+
 async def test_an_upload_is_idempotent(big):
     org, blueprint, _, _ = big
     key = str(uuid.uuid4())
@@ -176,13 +185,13 @@ async def test_an_upload_is_idempotent(big):
         ({"read": "[]"}, 422),
         ({"read": '{"no_such": 1}'}, 422),
         ({"blueprint_id": "x"}, 422),
-        ({"surprise": "1"}, 201),
+        ({"surprise": "1"}, 422),
     ],
 )
 async def test_what_is_told_of_a_file_is_checked(big, told, code):
     org, blueprint, _, _ = big
     response = await upload(org, blueprint, "email,name\na@b.com,x\n", **told)
-    assert response.status_code in (code, 400), response.text
+    assert response.status_code == code, response.text
 
 
 @pytest.mark.parametrize(
@@ -226,3 +235,11 @@ async def test_pseudonyms_are_an_orgs_own(big, org_factory):
     assert len(ours["email"]) == len(theirs["email"]) == 32
     assert ours["email"] != theirs["email"]
     assert nobody["email"] is None
+
+
+async def test_a_run_of_another_submission_is_not_compared(big):
+    org, blueprint, _, run = big
+    other = await org.ended(await uploaded(org, blueprint, "email,name\na@b.com,x\n"))
+    for ids in ((run["run_id"], other["run_id"]), (other["run_id"], run["run_id"])):
+        answer = await org.post("runs/diff", dict(zip(("run_id", "before_run_id"), ids, strict=True)))
+        assert (answer.status_code, answer.json()["code"]) == (409, "other_submission")
