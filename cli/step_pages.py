@@ -136,6 +136,8 @@ def _type_of(field: Mapping[str, Any]) -> str:
 def _example(example: Example) -> list[str]:
     config = json.dumps(example.config, ensure_ascii=False, indent=2)
     parts = [f"\n## Example: {example.title}\n\n```json\n{config}\n```\n"]
+    for run_id, records in example.references.items():
+        parts += [f"The output of the run `{run_id}`:\n", *_records(records), ""]
     parts += ["Before:\n", *_records(example.records), "\nAfter:\n", *_records(example.output)]
     if example.rejects:
         parts += ["\nRejects:\n", *_rejects(example.rejects)]

@@ -156,6 +156,8 @@ class Example:
     records: Sequence[Record]
     output: Sequence[Record]
     rejects: Sequence[Reject] = ()
+    references: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    """The outputs of earlier runs, by run id, for a step that reads them."""
 
 
 @dataclass(frozen=True, slots=True)

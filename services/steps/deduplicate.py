@@ -1,9 +1,7 @@
 """deduplicate: one row for each group of rows that agree on a key."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,13 +9,25 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from services.steps._keys import row_keys
 from services.steps._rowwise import require_fields
-from services.steps.base import Context, Example, Exchange, Result, Step, StepConfig, StepError
-from services.steps.frame import Frame, distinct_rows
+from services.steps._values import fullness, is_blank, json_text, ranks
+from services.steps.base import Context, Example, Exchange, Result, Step, StepConfig
+from services.steps.frame import Frame, mapped
 
-KEY_BYTES = 16
 SHARES = 16
 """Parts that the keys are sorted in, one after the other."""
+
+
+class KeepOrder(StepConfig):
+    """What comes first within a group of rows that are the same."""
+
+    field: str
+    """The field to order by: numbers by value, before texts by code point (ISO dates are in the order of time). Rows
+    that have no value there come last, whichever the direction."""
+
+    descending: bool = False
+    """The largest value first."""
 
 
 class DeduplicateConfig(StepConfig):
@@ -25,7 +35,10 @@ class DeduplicateConfig(StepConfig):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"keys": [["email"], ["name", "phone"]], "keep": "most_complete", "count_field": "copies"}],
+            "examples": [
+                {"keys": [["email"], ["name", "phone"]], "keep": "most_complete", "count_field": "copies"},
+                {"keys": [["email"]], "order_by": {"field": "updated_at", "descending": True}},
+            ],
         }
     )
 
@@ -37,24 +50,35 @@ class DeduplicateConfig(StepConfig):
     """Which row of a group stays: the first, the last, or the one with the most fields that are not blank (among
     equals, the first)."""
 
+    order_by: KeepOrder | None = None
+    """What first and last mean: the order of a field's values, and of row numbers among equals; for `most_complete`, of
+    rows that are equally full. A row without a value is kept only when no row of its group has one. Null is the
+    order of the batch."""
+
     count_field: str | None = None
     """A field to write the number of rows of the group into, 1 for a row that has no copy; null writes none. A field
     of that name is replaced."""
 
 
 def _extracts(config: DeduplicateConfig) -> list[str] | None:
-    """The fields of the keys; all, where the fullest row stays."""
+    """The fields of the keys and of the order; all, where the fullest row stays."""
     if config.keep == "most_complete":
         return None
-    return list(dict.fromkeys(name for names in config.keys for name in names))
+    ordered = () if config.order_by is None else (config.order_by.field,)
+    return list(dict.fromkeys([*(name for names in config.keys for name in names), *ordered]))
 
 
 def _extract(frame: Frame, config: DeduplicateConfig, _: Context) -> pa.Table:
     """A key of 128 bits for each key set, null where a field is blank; and what the keep rule wants to know."""
-    require_fields(frame, (name for names in config.keys for name in names))
-    columns = {str(number): _keys(frame, names) for number, names in enumerate(config.keys)}
+    ordered = () if config.order_by is None else (config.order_by.field,)
+    require_fields(frame, (*(name for names in config.keys for name in names), *ordered))
+    columns = {str(number): row_keys(frame, names) for number, names in enumerate(config.keys)}
     if config.keep == "most_complete":
-        columns["filled"] = _filled(frame)
+        columns["filled"] = pa.array(fullness(frame))
+    if config.order_by is not None:
+        columns["row"] = pa.array(frame.row_ids(), pa.int64())
+        coded = mapped(frame.coded(config.order_by.field), lambda value: None if is_blank(value) else json_text(value))
+        columns["order"] = pa.array(coded.values, pa.string()).take(pa.array(coded.codes, pa.int64()))
     return pa.table(columns)
 
 
@@ -65,9 +89,8 @@ def _combine(
     whole = pa.concat_tables(parts)
     roots = _roots(whole, len(config.keys))
     sizes = np.bincount(roots, minlength=len(roots))
-    filled = whole["filled"].to_numpy() if config.keep == "most_complete" else None
     stays = np.zeros(len(roots), bool)
-    stays[_kept(roots, config.keep, filled)] = True
+    stays[_kept(roots, _preferences(whole, config))] = True
     verdict = pa.table({"stays": stays, "copies": sizes[roots]})
     starts = np.cumsum([0, *(len(part) for part in parts)])
     chunks = [verdict.slice(start, len(part)) for start, part in zip(starts[:-1].tolist(), parts, strict=True)]
@@ -88,7 +111,7 @@ deduplicate = Step(
     summary="Keep one row of each group of rows that agree on a key.",
     config_model=DeduplicateConfig,
     body=Exchange(_extract, _combine, _apply, extracts=_extracts),
-    holds="16 bytes a row and key set, and 4 for most_complete.",
+    holds="16 bytes a row and key set, and 4 for most_complete; the values of order_by.",
     examples=[
         Example(
             "The fullest row of those with the same address, or name and phone",
@@ -114,58 +137,6 @@ Null, the empty text and text of whitespace only are blank: they never make two 
 value (1 is 1.0, but not true), lists and objects by their JSON text with sorted names. Keys are compared by 128 bits of
 BLAKE2b (RFC 7693). Raises StepError `unknown_field`, and `unusable_key` when a key's value nests too deeply to compare.
 """
-
-
-def _keys(frame: Frame, names: Sequence[str]) -> pa.Array:
-    """Each row's key over these fields, null when one of them is blank."""
-    combinations = distinct_rows(frame, names)
-    keys = pa.array([_key(values) for values in combinations.values], pa.binary(KEY_BYTES))
-    return keys.take(pa.array(combinations.codes, pa.int64()))
-
-
-def _key(values: Sequence[Any]) -> bytes | None:
-    parts = []
-    for value in values:
-        part = _comparable(value)
-        if part is None:
-            return None
-        parts.append(b"%d:" % len(part) + part)
-    return blake2b(b"".join(parts), digest_size=KEY_BYTES).digest()
-
-
-def _comparable(value: Any) -> bytes | None:
-    """The same bytes for values that count as equal; None for a blank."""
-    if is_blank(value):
-        return None
-    if isinstance(value, str):
-        return b"s" + value.encode("utf-8", "surrogatepass")
-    if isinstance(value, bool):
-        return b"b1" if value else b"b0"
-    if isinstance(value, int | float):
-        whole = isinstance(value, float) and value.is_integer()
-        return b"n" + repr(int(value) if whole else value).encode()
-    try:
-        return b"j" + json.dumps(value, sort_keys=True).encode()
-    except (RecursionError, ValueError) as error:
-        raise StepError("a key's value cannot be compared: it nests too deeply", code="unusable_key") from error
-
-
-def is_blank(value: Any) -> bool:
-    """Whether there is nothing to compare: null, NaN, text of whitespace only."""
-    if isinstance(value, str):
-        return not value or value.isspace()
-    # Python's json reads NaN, which is equal to nothing.
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _filled(frame: Frame) -> pa.Array:
-    """How many of each row's fields are not blank."""
-    counts = np.zeros(len(frame), np.int32)
-    for name in frame.names:
-        coded = frame.coded(name)
-        filled = np.array([not is_blank(value) for value in coded.values], np.int32)
-        counts += filled[np.asarray(coded.codes, np.int64)]
-    return pa.array(counts)
 
 
 def _roots(keys: pa.Table, sets: int) -> npt.NDArray[np.int64]:
@@ -215,21 +186,34 @@ def _adjacent(rows: npt.NDArray[np.int64], halves: npt.NDArray[np.uint64]) -> np
     return np.column_stack([rows[order[same]], rows[order[same + 1]]])
 
 
-def _kept(roots: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int64]:
-    """The row of each group that stays; where the rule leaves several, the first of them."""
-    rows = np.arange(len(roots))
-    if keep == "first":
-        return np.flatnonzero(roots == rows)
-    order = np.lexsort((*_preferences(rows, keep, filled), roots))  # the last key counts most
+def _kept(roots: npt.NDArray[np.int64], preferences: Sequence[npt.NDArray[Any]] | None) -> npt.NDArray[np.int64]:
+    """The row of each group that stays: the first by these sort keys, of which the last counts most; or in order."""
+    if preferences is None:
+        return np.flatnonzero(roots == np.arange(len(roots)))
+    order = np.lexsort((*preferences, roots))
     first = np.ones(len(order), bool)
     first[1:] = roots[order][1:] != roots[order][:-1]
     return order[first]
 
 
-def _preferences(
-    rows: npt.NDArray[np.int64], keep: str, filled: npt.NDArray[np.int32] | None
-) -> tuple[npt.NDArray[Any], ...]:
-    """Sort keys by which the row that stays comes first, the least important one first."""
-    if keep == "first":
-        return (rows,)
-    return (-rows,) if filled is None else (rows, -filled)
+def _preferences(whole: pa.Table, config: DeduplicateConfig) -> tuple[npt.NDArray[Any], ...] | None:
+    """Sort keys by which the row that stays comes first, the least important one first; the last resort is the row.
+
+    None where the rows' own order decides.
+    """
+    if config.keep == "first" and config.order_by is None:
+        return None
+    sign = -1 if config.keep == "last" else 1
+    filled = (-whole["filled"].to_numpy(),) if config.keep == "most_complete" else ()
+    if config.order_by is None:
+        return (sign * np.arange(len(whole)), *filled)
+    places = _places(whole["order"])
+    direction = -sign if config.order_by.descending else sign
+    return (sign * whole["row"].to_numpy(), direction * places, places < 0, *filled)
+
+
+def _places(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Each row's place in the order of all values, from 0; -1 where there is none."""
+    encoded = texts.combine_chunks().dictionary_encode(null_encoding="encode")
+    values = [None if text is None else json.loads(text) for text in encoded.dictionary.to_pylist()]
+    return ranks(values)[np.asarray(encoded.indices.to_numpy(), np.int64)]

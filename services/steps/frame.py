@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from events.columns import ABSENT, Column, absent_column, column_of, columns_of, records_of
+from events.columns import ABSENT, TYPES, Column, absent_column, column_of, columns_of, records_of
+
+CHUNK_ROWS = 25_000
+"""Rows in a chunk of a large batch, where a step makes chunks of its own."""
 
 Record = dict[str, Any]
 """One row: a JSON object. Values are what `json` gives: str, int, float, bool, None, list, dict."""
@@ -272,11 +275,45 @@ def mapped(coded: Coded, function: Callable[[Any], Any]) -> Coded:
 
 
 def concatenated(frames: Iterable[Frame]) -> Frame:
-    """All rows in one frame. Holds them all."""
+    """All rows in one frame, its columns the same wherever the parts end. Holds them all."""
     parts = list(frames)
     if len(parts) == 1:
         return parts[0]
+    columnar = [part for part in parts if isinstance(part, ColumnFrame)]
+    if columnar and len(columnar) == len(parts):
+        names = dict.fromkeys(name for part in columnar for name in part.names)
+        columns = {name: _joined([part.column(name) for part in columnar]) for name in names}
+        return ColumnFrame(columns, pa.concat_arrays([part.ids for part in columnar]))
     records = [record for frame in parts for record in frame.records()]
     ids = [row for frame in parts for row in frame.row_ids()]
-    columnar = any(isinstance(frame, ColumnFrame) for frame in parts)
     return ColumnFrame.of_records(records, ids) if columnar else RecordFrame(records, ids)
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    """The columns' values in one, of the kind that `column_of` gives: Arrow joins them where they are of one kind."""
+    kinds = {column.kind for column in columns if column.kind == "json" or column.array.null_count < len(column)}
+    with_nulls = [column.sparse for column in columns if column.array.null_count]
+    if "json" in kinds or len(kinds) > 1 or len(set(with_nulls)) > 1:
+        return column_of([value for column in columns for value in column.fields()])
+    kind = kinds.pop() if kinds else "string"
+    # a column of nulls alone may be of any kind
+    arrays = [
+        column.array if column.kind == kind else pa.nulls(len(column), TYPES[kind]) for column in columns if len(column)
+    ]
+    return Column(kind, pa.concat_arrays(arrays) if arrays else pa.array([], TYPES[kind]), any(with_nulls))
+
+
+def gathered(frames: Sequence[Frame], rows: npt.NDArray[np.int64]) -> Frame:
+    """The rows at these places in all frames together, in this order."""
+    starts = np.cumsum([0, *(len(frame) for frame in frames)])
+    where = np.searchsorted(starts, rows, side="right") - 1
+    by_frame = np.argsort(where, kind="stable")
+    parts = []
+    for number in np.unique(where).tolist():
+        mine = rows[where == number] - starts[number]
+        parts.append(frames[number].take(mine.tolist()))
+    if not parts:
+        return frames[0].take([])
+    places = np.empty(len(rows), np.int64)
+    places[by_frame] = np.arange(len(rows))
+    return concatenated(parts).take(places.tolist())

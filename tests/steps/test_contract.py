@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from services.steps.base import Context, Step, StepError, StepOutput, one_result
 from services.steps.catalogue import STEPS
-from services.steps.frame import ColumnFrame
+from services.steps.frame import ColumnFrame, Frame, RecordFrame
 
 OVER_RECORDS = [step for step in STEPS if step.kind != "source"]
 
 LEAVE_ROWS_OUT = ("filter",)
 """Row-wise, and yet a row may be neither in the output nor among the rejects."""
 
-CONTEXT = Context(tenant_key=b"a key of thirty-two bytes, or so")
+TENANT_KEY = b"a key of thirty-two bytes, or so"
 
 every_step = pytest.mark.parametrize("step", OVER_RECORDS, ids=lambda step: step.key)
 every_config = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.key)
@@ -96,9 +96,16 @@ def full_batch(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [*rows, {}, {fields[0]: "x"}]
 
 
+def context(step: Step[Any], config: dict[str, Any], *, columns: bool = False, empty: bool = False) -> Context:
+    """What the step may know; where it reads the outputs of earlier runs, each has the first rows of `full_batch`."""
+    records = [] if empty else full_batch(config)[:5]
+    frame: Frame = ColumnFrame.of_records(records) if columns else RecordFrame(records)
+    return Context(dict.fromkeys(step.references(step.config_model.model_validate(config)), frame), TENANT_KEY)
+
+
 def outcome(step: Step[Any], records: list[dict[str, Any]], config: dict[str, Any]) -> StepOutput | tuple[str, str]:
     try:
-        return step.execute(records, config, CONTEXT)
+        return step.execute(records, config, context(step, config))
     except StepError as error:
         return error.code, str(error)
 
@@ -125,13 +132,13 @@ def test_the_config_schema_is_valid_and_says_what_each_field_is(step: Step[Any])
 @every_step
 def test_an_unknown_config_field_is_refused(step: Step[Any]) -> None:
     with pytest.raises(ValidationError, match="surprise"):
-        step.execute([], {**examples(step)[0], "surprise": 1}, CONTEXT)
+        step.execute([], {**examples(step)[0], "surprise": 1}, Context(tenant_key=TENANT_KEY))
 
 
 @every_step
 def test_an_empty_batch_gives_an_empty_output(step: Step[Any]) -> None:
     for config in examples(step):
-        output = step.execute([], config, CONTEXT)
+        output = step.execute([], config, context(step, config, empty=True))
         assert (output.records, output.rejects, output.rows) == ([], [], [])
 
 
@@ -139,7 +146,7 @@ def test_an_empty_batch_gives_an_empty_output(step: Step[Any]) -> None:
 def test_a_field_that_no_record_has_is_an_error_that_names_those_there_are(step: Step[Any]) -> None:
     for config in examples(step):
         with pytest.raises(StepError, match="elsewhere") as caught:
-            step.execute([{"elsewhere": 1}], config, CONTEXT)
+            step.execute([{"elsewhere": 1}], config, context(step, config, empty=True))
         assert caught.value.code == "unknown_field"
 
 
@@ -148,9 +155,9 @@ def test_the_same_input_gives_the_same_bytes_and_is_left_alone(step: Step[Any]) 
     for config in examples(step):
         records = full_batch(config)
         before = copy.deepcopy(records)
-        first = step.execute(records, config, CONTEXT)
+        first = step.execute(records, config, context(step, config))
         assert records == before
-        second = step.execute(copy.deepcopy(records), copy.deepcopy(config), CONTEXT)
+        second = step.execute(copy.deepcopy(records), copy.deepcopy(config), context(step, config))
         assert json.dumps(first.records) == json.dumps(second.records)
         assert first.rejects == second.rejects
 
@@ -159,8 +166,9 @@ def in_columns(step: Step[Any], records: list[dict[str, Any]], config: dict[str,
     """What `outcome` gives, of the same batch held in columns and cut into chunks."""
     whole = ColumnFrame.of_records(records)
     chunks = [whole.slice(start, chunk_rows) for start in range(0, max(len(whole), 1), chunk_rows)]
+    known = context(step, config, columns=True)
     try:
-        result = one_result(step.run(chunks, step.config_model.model_validate(config), CONTEXT), whole)
+        result = one_result(step.run(chunks, step.config_model.model_validate(config), known), whole)
     except StepError as error:
         return error.code, str(error)
     return StepOutput(result.frame.records(), result.rejects, result.frame.row_ids(), result.report)
@@ -203,7 +211,8 @@ def test_records_columns_and_chunks_of_any_size_agree(step: Step[Any], data: st.
 def test_examples_give_what_they_say(step: Step[Any]) -> None:
     assert step.examples
     for example in step.examples:
-        output = step.execute(list(example.records), example.config)
+        earlier: dict[str, Frame] = {run_id: RecordFrame(found) for run_id, found in example.references.items()}
+        output = step.execute(list(example.records), example.config, Context(earlier))
         assert output.records == list(example.output)
         assert output.rejects == list(example.rejects)
 
@@ -212,10 +221,10 @@ def test_examples_give_what_they_say(step: Step[Any]) -> None:
 def test_each_row_goes_on_or_is_accounted_for(step: Step[Any]) -> None:
     for config in examples(step):
         records = full_batch(config)
-        nulled = step.execute(records, config, CONTEXT)
+        nulled = step.execute(records, config, context(step, config))
         assert len(nulled.records) == len(records)
         assert nulled.rejects == []
-        rejecting = step.execute(records, {**config, "on_error": "reject"}, CONTEXT)
+        rejecting = step.execute(records, {**config, "on_error": "reject"}, context(step, config))
         assert len(rejecting.records) + len(rejecting.rejects) == len(records)
         rows = [reject.row for reject in rejecting.rejects]
         assert rows == sorted(set(rows))
@@ -224,7 +233,7 @@ def test_each_row_goes_on_or_is_accounted_for(step: Step[Any]) -> None:
             assert reject.value == records[reject.row].get(reject.field)
         if rejecting.rejects:
             with pytest.raises(StepError) as caught:
-                step.execute(records, {**config, "on_error": "fail"}, CONTEXT)
+                step.execute(records, {**config, "on_error": "fail"}, context(step, config))
             assert caught.value.code == rejecting.rejects[0].code
 
 
