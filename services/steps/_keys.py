@@ -20,11 +20,12 @@ def row_keys(frame: Frame, names: Sequence[str]) -> pa.Array:
     Raises StepError `unusable_key` when a value nests too deeply to compare.
     """
     combinations = distinct_rows(frame, names)
-    keys = pa.array([_key(values) for values in combinations.values], pa.binary(KEY_BYTES))
+    keys = pa.array([key_of(values) for values in combinations.values], pa.binary(KEY_BYTES))
     return keys.take(pa.array(combinations.codes, pa.int64()))
 
 
-def _key(values: Sequence[Any]) -> bytes | None:
+def key_of(values: Sequence[Any]) -> bytes | None:
+    """What values that count as equal have in common; None when one of them is blank. Raises as `row_keys` does."""
     parts = []
     for value in values:
         part = _comparable(value)

@@ -14,6 +14,7 @@ from services.steps.diff_snapshot import diff_snapshot
 from services.steps.extract_domain import extract_domain
 from services.steps.filter import filter as filter_
 from services.steps.flatten import flatten
+from services.steps.lookup_join import lookup_join
 from services.steps.map_fields import map_fields
 from services.steps.map_values import map_values
 from services.steps.mask_fields import mask_fields
@@ -44,6 +45,7 @@ STEPS: tuple[Step[Any], ...] = (
     parse_person_name,
     parse_us_address,
     map_values,
+    lookup_join,
     validate_identifier,
     derive,
     filter_,

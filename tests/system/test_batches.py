@@ -243,3 +243,20 @@ async def test_a_run_of_another_submission_is_not_compared(big):
     for ids in ((run["run_id"], other["run_id"]), (other["run_id"], run["run_id"])):
         answer = await org.post("runs/diff", dict(zip(("run_id", "before_run_id"), ids, strict=True)))
         assert (answer.status_code, answer.json()["code"]) == (409, "other_submission")
+
+
+async def test_rows_are_looked_up_in_the_output_of_another_run(big, org_factory):
+    org, _, _, _ = big
+    plain = await org.blueprint({"key": "map_fields", "config": {}})
+    regions = await org.ended(await uploaded(org, plain, "code,region\nDE,EMEA\nUS,AMER\n"))
+    config = {"run_id": regions["run_id"], "keys": {"country": "code"}, "fields": {"region": "region"}}
+    joined = await org.blueprint("test_count", {"key": "lookup_join", "config": config})
+    run = await org.ended(await org.submit(joined, [{"country": "US"}, {"country": "FR"}]))
+    assert run["status"] == "succeeded", run
+    records = (await org.call("results/get", {"run_id": run["run_id"]}))["records"]
+    assert [record["region"] for record in records] == ["AMER", None]
+
+    stranger = await org_factory()
+    theirs = await stranger.blueprint({"key": "lookup_join", "config": config})
+    refused = await stranger.ended(await stranger.submit(theirs, [{"country": "US"}]))
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "unknown_run")
