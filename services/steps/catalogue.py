@@ -28,6 +28,7 @@ from services.steps.normalize_text import normalize_text
 from services.steps.parse_person_name import parse_person_name
 from services.steps.parse_us_address import parse_us_address
 from services.steps.sort_limit import sort_limit
+from services.steps.validate import validate
 from services.steps.validate_identifier import validate_identifier
 
 STEPS: tuple[Step[Any], ...] = (
@@ -46,6 +47,7 @@ STEPS: tuple[Step[Any], ...] = (
     parse_us_address,
     map_values,
     lookup_join,
+    validate,
     validate_identifier,
     derive,
     filter_,
