@@ -127,7 +127,7 @@ def _offset(text: str | None) -> tzinfo | None:
 
 def _from_number(form: str, text: str) -> datetime | None:
     """A number of days since 30 December 1899 (without an offset), or of seconds or milliseconds since 1970 in UTC."""
-    if not re.fullmatch(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?", text):
+    if not re.fullmatch(r"-?[0-9]{1,15}(?:\.[0-9]{1,20})?", text):
         return None
     whole, _, rest = text.lstrip("-").partition(".")
     unit_us = {"excel": 86_400_000_000, "unix": 1_000_000, "unix_ms": 1_000}[form]
@@ -136,8 +136,8 @@ def _from_number(form: str, text: str) -> datetime | None:
     micros = (int(whole + rest) * unit_us + scale // 2) // scale
     if form == "excel":
         micros = (micros + 500_000) // 1_000_000 * 1_000_000
-    past = timedelta(microseconds=-micros if text.startswith("-") else micros)
     try:
+        past = timedelta(microseconds=-micros if text.startswith("-") else micros)
         return _EXCEL_EPOCH + past if form == "excel" else datetime(1970, 1, 1, tzinfo=UTC) + past
     except OverflowError:
         return None

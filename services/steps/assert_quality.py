@@ -55,7 +55,7 @@ class FieldCheck(StepConfig):
         if not _rules(self) and self.max_null_share is None:
             raise ValueError(f"nothing is asked of the field {self.field!r}")
         if self.pattern is not None:
-            _matching(self.pattern, [])
+            _matching(self.pattern, [""])  # raises ValueError
         return self
 
 

@@ -136,7 +136,7 @@ def _diff_snapshot(frames: Iterable[Frame], config: DiffSnapshotConfig, context:
         yield Result(like.of(made, range(written, written + len(made))), rejects)
         written += len(made)
     if names and config.compare_fields is not None:
-        check_fields((*names, *before.frame.names), config.compare_fields)
+        check_fields((*(names | dict.fromkeys(before.frame.names)),), config.compare_fields)
     removed = np.flatnonzero(~before.found)
     counts["removed"] = len(removed)
     report = {

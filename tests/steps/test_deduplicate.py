@@ -47,6 +47,44 @@ def test_most_complete_counts_what_is_not_blank_and_ties_end_at_the_first() -> N
     assert kept(records, [["a"]], keep="most_complete") == [1]
 
 
+DATED: list[Record] = [
+    {"a": 1, "d": None},
+    {"a": 1, "d": "2026-01-01", "more": 1},
+    {"a": 1, "d": "2024-01-01", "more": 1},
+    {"a": 1, "d": "2026-01-01"},
+    {"a": 1, "d": " "},
+]
+
+
+@pytest.mark.parametrize(
+    "keep, descending, row",
+    [
+        ("first", False, 2),
+        ("first", True, 1),
+        ("last", False, 3),
+        ("last", True, 2),
+        ("most_complete", False, 2),
+        ("most_complete", True, 1),
+    ],
+)
+def test_first_and_last_may_go_by_a_field_and_then_by_row_number(keep: str, descending: bool, row: int) -> None:
+    order = {"field": "d", "descending": descending}
+    assert kept(DATED, [["a"]], keep=keep, order_by=order) == [row]
+    # where no row has a value, and among equals, the row number decides, not the place in the batch
+    undated = deduplicate.execute(DATED[:1] * 3, {"keys": [["a"]], "keep": keep, "order_by": order}, ids=[5, 3, 4])
+    assert undated.rows == ([5] if keep == "last" else [3])
+
+
+def test_order_is_by_value_and_its_field_must_be_there() -> None:
+    found = [10, 9.5, "8", True, [1], 2**53 + 1, float(2**53)]
+    for keep, value in (("first", 9.5), ("last", [1])):
+        records: list[Record] = [{"a": 1, "d": value} for value in found]
+        output = deduplicate.execute(records, {"keys": [["a"]], "keep": keep, "order_by": {"field": "d"}})
+        assert output.records[0]["d"] == value
+    with pytest.raises(StepError, match="'nr'"):
+        kept(DATED, [["a"]], order_by={"field": "nr"})
+
+
 def test_blanks_never_match() -> None:
     assert kept(values(None, None, "", "", " ", " ", float("nan"), float("nan")), [["a"]]) == list(range(8))
     assert kept([{"a": 1}, {"a": 1}, {"a": 1, "b": 2}], [["a", "b"]]) == [0, 1, 2]
