@@ -8,6 +8,7 @@ from services.steps.assert_quality import assert_quality
 from services.steps.base import Step
 from services.steps.cast_types import cast_types
 from services.steps.classify_email_domain import classify_email_domain
+from services.steps.cluster_values import cluster_values
 from services.steps.deduplicate import deduplicate
 from services.steps.derive import derive
 from services.steps.diff_snapshot import diff_snapshot
@@ -53,6 +54,7 @@ STEPS: tuple[Step[Any], ...] = (
     filter_,
     mask_fields,
     deduplicate,
+    cluster_values,
     match_entities,
     merge_records,
     sort_limit,
