@@ -18,6 +18,8 @@ from services.steps.frame import Frame
 
 ROWS_SHOWN = 5
 PATTERN_MAX_CHARACTERS = 1_000
+TEXT_MAX_CHARACTERS = 65_536
+"""A pattern's time is in proportion to the text, but the factor may be large: longer texts are not looked at."""
 Scalar = str | int | float | bool
 
 
@@ -36,8 +38,8 @@ class FieldCheck(StepConfig):
 
     pattern: str | None = Field(default=None, min_length=1, max_length=PATTERN_MAX_CHARACTERS)
     """A regular expression in RE2's syntax (https://github.com/google/re2/wiki/Syntax), which takes time in
-    proportion to the text; it must be found in each text, so write `^…$` for the whole. What is no text does not
-    match."""
+    proportion to the text; it must be found in each text, so write `^…$` for the whole. What is no text, or a
+    text of more than 65,536 characters, does not match."""
 
     minimum: int | float | str | None = None
     """The smallest value: a number for numbers, a text for texts (by code point; ISO dates are in the order of time).
@@ -103,9 +105,15 @@ class AssertQualityConfig(StepConfig):
         return self
 
 
+def _reads(config: AssertQualityConfig) -> list[str]:
+    """The fields that are looked at."""
+    names = (*(check.field for check in config.fields), *(name for key in config.unique for name in key))
+    return list(dict.fromkeys(names))
+
+
 def _extract(frame: Frame, config: AssertQualityConfig, _: Context) -> pa.Table:
     """For each row its number, and whether it is blank in, or breaks, each thing that is asked; keys of 128 bits."""
-    require_fields(frame, [*(check.field for check in config.fields), *(name for key in config.unique for name in key)])
+    require_fields(frame, _reads(config))
     columns: dict[str, Any] = {"row": pa.array(frame.row_ids(), pa.int64())}
     for number, names in enumerate(config.unique):
         columns[f"key {number}"] = row_keys(frame, names)
@@ -225,12 +233,12 @@ def _matching(pattern: str, values: Sequence[Any]) -> list[bool]:
 
 
 def _unicode(text: str) -> str | None:
-    """The text, if UTF-8 can hold it."""
+    """The text, if UTF-8 can hold it and it is not too long."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return None
-    return text
+    return text if len(text) <= TEXT_MAX_CHARACTERS else None
 
 
 assert_quality = Step(
@@ -239,6 +247,8 @@ assert_quality = Step(
     summary="Check that the batch holds what it must; fail, or report the figures.",
     config_model=AssertQualityConfig,
     body=Exchange(_extract, _combine, _apply),
+    isolated=True,  # a pattern may be slow
+    reads=_reads,
     holds="8 bytes a row, 16 for each set in `unique`, and one for each thing that is asked of a field.",
     examples=[
         Example(

@@ -131,8 +131,9 @@ def _diff_snapshot(frames: Iterable[Frame], config: DiffSnapshotConfig, context:
             continue
         names |= dict.fromkeys(frame.names)
         check_fields(frame.names, config.key)
-        good, rejects = _usable(frame, config, seen)
-        made = list(_compared(frame, good, before, config, counts, by_field))
+        keys = row_keys(frame, config.key)
+        good, rejects = _usable(frame, keys, config, seen)
+        made = list(_compared(frame, good, before.rows_of(keys)[good], before, config, counts, by_field))
         yield Result(like.of(made, range(written, written + len(made))), rejects)
         written += len(made)
     if names and config.compare_fields is not None:
@@ -152,12 +153,12 @@ def _diff_snapshot(frames: Iterable[Frame], config: DiffSnapshotConfig, context:
     yield Result(like.take([]), report=report)
 
 
-def _usable(frame: Frame, config: DiffSnapshotConfig, seen: set[bytes]) -> tuple[Numbers, list[Reject]]:
+def _usable(frame: Frame, keys: pa.Array, config: DiffSnapshotConfig, seen: set[bytes]) -> tuple[Numbers, list[Reject]]:
     """The rows with a key that no row before has, and rejects for the others."""
     good, rejects = [], []
     ids = frame.row_ids()
     raw = frame.values(config.key[0])
-    for row, key in enumerate(row_keys(frame, config.key).to_pylist()):
+    for row, key in enumerate(keys.to_pylist()):
         if key is None or key in seen:
             code = "blank_key" if key is None else "duplicate_key"
             rejects.append(Reject(ids[row], config.key[0], code, raw[row]))
@@ -170,13 +171,14 @@ def _usable(frame: Frame, config: DiffSnapshotConfig, seen: set[bytes]) -> tuple
 def _compared(
     frame: Frame,
     good: Numbers,
+    theirs: Numbers,
     before: _Before,
     config: DiffSnapshotConfig,
     counts: Counter[str],
     by_field: Counter[str],
 ) -> Iterator[Record]:
-    """The rows of a chunk that go on, with what changed; counts what there is to count."""
-    theirs = before.rows_of(row_keys(frame, config.key))[good]
+    """The rows of a chunk that go on, with what changed; counts what there is to count. `theirs`: the earlier rows of
+    the good ones, -1 where there is none."""
     before.found[theirs[theirs >= 0]] = True
     known = np.flatnonzero(theirs >= 0)
     changed: dict[int, list[str]] = {}

@@ -80,6 +80,7 @@ class FlattenConfig(RowwiseConfig):
     version=f"1+{VERSION}",
     summary="Take values out of nested objects and lists: to fields, or to a row for each element.",
     config=FlattenConfig,
+    isolated=True,  # a small batch may become a large one
     examples=[
         Example(
             "A company with its contacts: one row for each contact, addresses to fields",
