@@ -246,7 +246,7 @@ assert_quality = Step(
     version=f"1+arrow{pa.__version__}",
     summary="Check that the batch holds what it must; fail, or report the figures.",
     config_model=AssertQualityConfig,
-    body=Exchange(_extract, _combine, _apply),
+    body=Exchange(_extract, _combine, _apply, extracts=_reads),
     isolated=True,  # a pattern may be slow
     reads=_reads,
     holds="8 bytes a row, 16 for each set in `unique`, and one for each thing that is asked of a field.",
