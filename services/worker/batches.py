@@ -8,7 +8,7 @@ worker that died does only what was not done.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +16,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from events.batch import ChunkRef, Manifest, merged
+from events.errors import UnavailableError
 from events.payload import Payload
 from events.upload import load_parts
 from services.domain.outcome import Done, Fault
 from services.steps._rowwise import check_fields
 from services.steps.base import Exchange, Source, Step, StepError
 from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCall, chunk_digest
+from services.worker.entity_sets import KnownChanged
 from services.worker.execution import Failure, failure_of
 from services.worker.isolation import Piece
 from services.worker.memo import Memo, memo_key
@@ -34,8 +36,16 @@ TELL_EVERY_S = 1.0
 TELL_EVERY_SHARE = 0.05
 """Progress is told at most so often, so that a step that takes hours does not fill its run's history."""
 
+LEARN_ATTEMPTS = 20
+"""Others may have taught the same set meanwhile; then the batch is matched against what is known by now."""
+
 Tell = Callable[[int, int | None], Awaitable[bool]]
 """Told how many chunks are done, of how many. False: the run no longer waits for this step."""
+
+
+Applied = ChunkDone | Failure
+Learn = Callable[[Mapping[str, Payload]], Awaitable[Mapping[str, Any]]]
+"""Keeps what a step learnt for later batches, by name; what there is to report of it. Raises KnownChanged."""
 
 
 class Superseded(Exception):
@@ -61,9 +71,24 @@ class BatchStep:
     config: dict[str, Any]
     source: Payload
     timeout_s: float
-    references: dict[str, Payload]
+    references: Mapping[str, Payload | None]
     tenant_key: bytes
     may_reuse: bool
+    learn: Learn | None = None
+
+    @property
+    def namespace(self) -> str:
+        """Whose ids a step makes."""
+        return f"{self.org_id}/{self.company_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What the middle operation of a barrier gave: a verdict for each chunk, the report, what is kept, by name."""
+
+    verdicts: list[BlobRef]
+    report: dict[str, Any] | None
+    kept: dict[str, list[Manifest]]
 
 
 class Progress:
@@ -77,7 +102,7 @@ class Progress:
 
     async def one_more(self) -> None:
         """Another chunk is done."""
-        self._done += 1
+        self._done += 1 if self._total is None or self._done < self._total else 0  # some is done twice, now and then
         now_s = time.monotonic()
         share = TELL_EVERY_SHARE * (self._done if self._total is None else self._total)
         if now_s - self._told_s >= TELL_EVERY_S and self._done - self._told >= share:
@@ -145,8 +170,9 @@ class BatchRunner:
 
     def _call(self, due: BatchStep, names: tuple[str, ...], reads: tuple[str, ...] | None) -> StepCall:
         return StepCall(
-            due.org_id, due.step.key, due.config, names, reads, due.references, due.tenant_key, due.timeout_s
-        )
+            due.org_id, due.step.key, due.config, names, reads, due.references, due.tenant_key, due.timeout_s,
+            due.namespace, due.learn is not None,
+        )  # fmt: skip
 
     async def _rows(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
         async def one(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
@@ -170,26 +196,41 @@ class BatchRunner:
 
         assert isinstance(due.step.body, Exchange)
         extracts = due.step.body.extracts(due.step.config_model.model_validate(due.config))
-        extracting = replace(call, reads=None if extracts is None else tuple(extracts))
+        by_chunk = replace(call, references=None)  # what it reads besides the batch is for the one place only
+        extracting = replace(by_chunk, reads=None if extracts is None else tuple(extracts))
 
         async def extract(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
             return await self._executor.execute(extracting, "extract", chunk)
 
         extracted = await self._each(manifest.chunks, extract, due.attempts, progress)
-        verdicts, report = await self._combine(call, [done.table for done in extracted if done.table is not None])
-        if len(verdicts) != len(manifest.chunks):
-            raise StepError("The step did not give a verdict for each chunk.", code="bad_output")
+        tables = [done.table for done in extracted if done.table is not None]
+        for _ in range(LEARN_ATTEMPTS):
+            combined = await self._combine(call, tables)
+            if len(combined.verdicts) != len(manifest.chunks):
+                raise StepError("The step did not give a verdict for each chunk.", code="bad_output")
 
-        async def apply(chunk: ChunkRef, number: int) -> ChunkDone | Failure:
-            return await self._executor.execute(call, "apply", chunk, verdicts[number])
+            async def apply(chunk: ChunkRef, number: int, verdicts: list[BlobRef] = combined.verdicts) -> Applied:
+                return await self._executor.execute(by_chunk, "apply", chunk, verdicts[number])
 
-        done = _gathered(await self._each(manifest.chunks, apply, due.attempts, progress))
-        return replace(done, report=report)
+            done = _gathered(await self._each(manifest.chunks, apply, due.attempts, progress))
+            try:
+                return replace(done, report=await self._learnt(due, combined))
+            except KnownChanged as changed:
+                call = replace(call, references=changed.references)
+        raise UnavailableError("Others change what this step learns from too fast; it is tried again.")
 
-    async def _combine(self, call: StepCall, tables: Sequence[BlobRef]) -> tuple[list[BlobRef], dict[str, Any] | None]:
-        """The one part of a barrier that needs something of every chunk; a verdict for each, and the report."""
+    async def _learnt(self, due: BatchStep, combined: Combined) -> dict[str, Any] | None:
+        """Keep what the step learnt; its report. Raises KnownChanged."""
+        if due.learn is None or not combined.kept:
+            return combined.report
+        batches = self._executor.batches
+        kept = {name: await batches.keep(due.org_id, merged(parts)) for name, parts in combined.kept.items()}
+        return {**(combined.report or {}), **await due.learn(kept)}
+
+    async def _combine(self, call: StepCall, tables: Sequence[BlobRef]) -> Combined:
+        """The one part of a barrier that needs something of every chunk."""
         rest = deque(tables)
-        verdicts: list[BlobRef] = []
+        combined = Combined([], None, {})
         reports: list[dict[str, Any]] = []
 
         async def supply() -> Piece | None:
@@ -200,7 +241,11 @@ class BatchRunner:
 
         async def receive(message: dict[str, Any], frames: Frames) -> None:
             if "table" in message:
-                verdicts.append(await self._executor.keep_table(call.org_id, frames[0]))
+                combined.verdicts.append(await self._executor.keep_table(call.org_id, frames[0]))
+            elif "kept" in message:
+                made = await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames))
+                assert made.output is not None
+                combined.kept.setdefault(message["kept"], []).append(made.output)
             elif message["report"] is not None:
                 reports.append(message["report"])
 
@@ -208,7 +253,7 @@ class BatchRunner:
         failure = await self._executor.processes.converse(head, frames, call.timeout_s, supply, receive)
         if failure is not None:
             raise _Failed(failure)
-        return verdicts, reports[-1] if reports else None
+        return replace(combined, report=reports[-1] if reports else None)
 
     async def _stream(self, call: StepCall, op: str, pieces: AsyncIterator[Piece], tell: Tell) -> ChunkDone:
         """An operation that takes its input piece by piece, and gives chunks of its own."""

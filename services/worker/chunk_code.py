@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from events.batch import EncodedChunk, EncodedColumn, decode_chunk, encoded_ids
 from services.steps.base import Context, Exchange, Reject, Result, Rows, Source, Step, StepError, Whole
-from services.steps.frame import ColumnFrame, Frame, concatenated
+from services.steps.frame import CHUNK_ROWS, ColumnFrame, Frame, concatenated
 from services.worker.execution import failure_of
 from services.worker.registry import Registry
 from services.worker.wire import ChunkResult, Frames, Task, read_chunk
+
+_NOTHING = ColumnFrame({}, pa.array([], pa.int64()))
+"""What a set that nobody has put anything into is read as."""
 
 Message = tuple[dict[str, Any], Frames]
 Ask = Callable[[], Message | None]
@@ -39,11 +42,11 @@ def converse(steps: Registry, head: dict[str, Any], frames: Sequence[bytes], ask
 def _prepared(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes]) -> tuple[Task, Any, Context, Frames]:
     task, rest = Task.read(head, frames)
     references: dict[str, Frame] = {
-        run_id: concatenated(frame_of(chunk, task.reference_names[run_id]) for chunk in chunks)
+        run_id: concatenated(frame_of(chunk, task.reference_names[run_id]) for chunk in chunks) if chunks else _NOTHING
         for run_id, chunks in task.references.items()
     }
     config = step.config_model.model_validate(task.config)
-    return task, config, Context(references, task.tenant_key), list(rest)
+    return task, config, Context(references, task.tenant_key, task.namespace), list(rest)
 
 
 def _rows(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: Ask) -> Iterator[Message]:
@@ -62,12 +65,17 @@ def _extract(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: 
 
 def _combine(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask: Ask) -> Iterator[Message]:
     assert isinstance(step.body, Exchange)
-    _, config, context, _ = _prepared(step, head, frames)
+    task, config, context, _ = _prepared(step, head, frames)
     tables = [read_table(piece[0]) for _, piece in iter(ask, None)]
     verdicts, report = step.body.combine(tables, config, context)
+    kept = step.body.keep(tables, verdicts, config, context) if task.keeps and step.body.keep is not None else {}
     del tables
     for verdict in verdicts:
         yield {"table": True}, [table_bytes(verdict)]
+    for name, frame in kept.items():
+        for first in range(0, max(len(frame), 1), CHUNK_ROWS):
+            message, columns = answer_of(Result(frame.take(range(first, min(first + CHUNK_ROWS, len(frame))))))
+            yield {**message, "kept": name}, columns
     yield {"report": report}, []
 
 

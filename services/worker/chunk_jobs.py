@@ -26,7 +26,8 @@ class StepCall:
     """A step with all that it is told, for every chunk of a batch the same.
 
     `reads` are the fields that it looks at, None: all of them. `references` are the batches that it reads besides its
-    input, by run id. `timeout_s` bounds each operation.
+    input, by name; None: there is nothing yet. `keeps`: what it keeps for later batches is wanted too. `timeout_s`
+    bounds each operation.
     """
 
     org_id: str
@@ -34,9 +35,11 @@ class StepCall:
     config: dict[str, Any]
     names: tuple[str, ...] = ()
     reads: tuple[str, ...] | None = None
-    references: Mapping[str, Payload] | None = None
+    references: Mapping[str, Payload | None] | None = None
     tenant_key: bytes = b""
     timeout_s: float = 60.0
+    namespace: str = ""
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,19 @@ class ChunkExecutor:
 
     async def task(self, call: StepCall, op: str) -> Task:
         """The call as a step process is told it, with its references loaded."""
-        references, names = {}, {}
+        references: dict[str, list[EncodedChunk]] = {}
+        names: dict[str, tuple[str, ...]] = {}
         for run_id, payload in (call.references or {}).items():
+            if payload is None:
+                references[run_id], names[run_id] = [], ()
+                continue
             manifest = await self.manifest(call.org_id, payload)
             chunks = range(len(manifest.chunks))
             references[run_id] = [await self.batches.load(call.org_id, manifest, number) for number in chunks]
             names[run_id] = manifest.names
-        return Task(op, call.step_key, call.config, call.names, references, names, call.tenant_key)
+        return Task(
+            op, call.step_key, call.config, call.names, references, names, call.tenant_key, call.namespace, call.keeps
+        )
 
     async def execute(
         self, call: StepCall, op: str, chunk: ChunkRef, verdict: BlobRef | None = None

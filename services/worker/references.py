@@ -1,7 +1,8 @@
-"""What a step reads besides its input: the outputs of earlier runs, and its org's key."""
+"""What a step reads besides its input: the outputs of earlier runs, the company's entity sets, and its org's key."""
 
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 from events.errors import PoisonedMessageError
@@ -9,25 +10,44 @@ from events.log import EventLog
 from events.payload import Payload
 from events.processing import RUN
 from services.domain import run as runs
+from services.domain.entities import EntitySetState
 from services.repository import events_of
 from services.steps.base import StepError
+from services.worker.entity_sets import is_entity_set, known_set
 
 
-async def outputs_of(log: EventLog, org_id: str, company_id: str, run_ids: Sequence[str]) -> dict[str, Payload]:
-    """The output of each of these runs of the company. Raises StepError `unknown_run`, UnavailableError.
+@dataclass(frozen=True, slots=True)
+class References:
+    """What a step reads besides its input, by name; None: there is nothing yet. `sets` are those that it may change."""
 
-    A run of another company is no more known than one that does not exist.
+    payloads: dict[str, Payload | None]
+    sets: dict[str, EntitySetState]
+
+
+async def references_of(log: EventLog, org_id: str, company_id: str, names: Sequence[str]) -> References:
+    """What these names stand for: the output of the company's run of that id, or its entity set (`entities:<name>`).
+
+    Raises StepError `unknown_run`, UnavailableError. A run of another company is no more known than one that does not
+    exist.
     """
-    outputs = {}
-    for run_id in dict.fromkeys(run_ids):
-        try:
-            state = runs.fold(run_id, events_of(await log.history(org_id, RUN, run_id)))
-        except PoisonedMessageError as error:
-            raise StepError(f"The run {run_id} cannot be read: {error.message}", code="unknown_run") from error
-        if state.status != "succeeded" or state.company_id != company_id:
-            raise StepError(f"There is no run {run_id} of this company that has succeeded.", code="unknown_run")
-        outputs[run_id] = state.results[-1].output
-    return outputs
+    found = References({}, {})
+    for name in dict.fromkeys(names):
+        if is_entity_set(name):
+            found.sets[name] = await known_set(log, org_id, company_id, name)
+            found.payloads[name] = found.sets[name].snapshot
+        else:
+            found.payloads[name] = await _output_of(log, org_id, company_id, name)
+    return found
+
+
+async def _output_of(log: EventLog, org_id: str, company_id: str, run_id: str) -> Payload:
+    try:
+        state = runs.fold(run_id, events_of(await log.history(org_id, RUN, run_id)))
+    except PoisonedMessageError as error:
+        raise StepError(f"The run {run_id} cannot be read: {error.message}", code="unknown_run") from error
+    if state.status != "succeeded" or state.company_id != company_id:
+        raise StepError(f"There is no run {run_id} of this company that has succeeded.", code="unknown_run")
+    return state.results[-1].output
 
 
 class TenantKeys:
@@ -43,12 +63,12 @@ class TenantKeys:
         return hmac.new(self._platform_key.encode(), f"tenant {org_id}".encode(), sha256).digest()
 
 
-def inputs_of(source: Payload, references: Mapping[str, Payload], tenant_key: bytes) -> list[str]:
+def inputs_of(source: Payload, references: Mapping[str, Payload | None], tenant_key: bytes) -> list[str]:
     """Digests of all that a step's output follows from, but for its version and its config."""
     return [source.digest, *context_digests(references, tenant_key)]
 
 
-def context_digests(references: Mapping[str, Payload], tenant_key: bytes) -> list[str]:
+def context_digests(references: Mapping[str, Payload | None], tenant_key: bytes) -> list[str]:
     """Those of what it reads besides its batch; of the key only what tells it from another."""
-    digests = [payload.digest for payload in references.values()]
+    digests = ["nothing" if payload is None else payload.digest for payload in references.values()]
     return [*digests, sha256(b"digest of " + tenant_key).hexdigest()] if tenant_key else digests

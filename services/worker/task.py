@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from events.batch import BatchStore
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
 from events.errors import UnavailableError, VersionConflictError
@@ -32,9 +33,10 @@ from services.settle import Outcome as Settlement
 from services.settle import RetryAfter
 from services.steps.base import Step, StepError
 from services.worker.batches import BatchRunner, BatchStep, Superseded
+from services.worker.entity_sets import learning_of
 from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import Place
-from services.worker.references import TenantKeys, inputs_of, outputs_of
+from services.worker.references import TenantKeys, inputs_of, references_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
 from services.worker.reuse import Reuser
@@ -197,19 +199,21 @@ class TaskRunner:
             return bool(events)
 
         try:
-            run_ids = _references(step, planned.config)
-            references = await outputs_of(self._log, org_id, state.company_id, run_ids)
+            names = _references(step, planned.config)
+            references = await references_of(self._log, org_id, state.company_id, names)
         except StepError as error:
             fault = Fault(index, attempt, error.code, str(error), error.retryable, step.version)
             await self._record(task, state, [fault])
             return
         tenant_key = self._tenant_keys.of(org_id) if step.uses_tenant_key else b""
-        inputs = inputs_of(source, references, tenant_key)
+        inputs = inputs_of(source, references.payloads, tenant_key)
+        learning = learning_of(self._log, BatchStore(self._blobs), task.decision, state, index, references.sets)
         outcome: Outcome | None = await self._reuser.of_batch(org_id, state, index, attempt, step, inputs)
         if outcome is None:
             due = BatchStep(
                 org_id, state.company_id, index, attempt, planned.retry.attempts, step, dict(planned.config), source,
-                planned.retry.timeout_s, references, tenant_key, state.reuse_results and not step.has_effects,
+                planned.retry.timeout_s, references.payloads, tenant_key, state.reuse_results and not step.has_effects,
+                learning.learn if learning else None,
             )  # fmt: skip
             try:
                 outcome = await self._batches.run(due, tell)
@@ -218,7 +222,7 @@ class TaskRunner:
             failure = outcome.code if isinstance(outcome, Fault) else None
             observe.step(step.key, outcome.duration_us or 0, failure, isolated=True)
         await self._record(task, state, [outcome])
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and not (learning and learning.changed):
             await self._reuser.keep(org_id, state, step, inputs, outcome)
 
     def _may_go_on(self, state: RunState, index: int, chain: Chain) -> bool:

@@ -73,7 +73,8 @@ class ChunkResult:
 class Task:
     """What a step process is asked: an operation of a step, and the chunks that it reads besides its input.
 
-    `names` are all fields of the batch, of which the chunks may bring some only.
+    `names` are all fields of the batch, of which the chunks may bring some only. `keeps`: what the step keeps for later
+    batches is wanted too.
     """
 
     op: str
@@ -83,6 +84,8 @@ class Task:
     references: dict[str, list[EncodedChunk]] = field(default_factory=dict)
     reference_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tenant_key: bytes = b""
+    namespace: str = ""
+    keeps: bool = False
 
     def frames(self) -> tuple[dict[str, Any], Frames]:
         """As a head and frames."""
@@ -92,7 +95,10 @@ class Task:
             packed = [chunk_frames(chunk) for chunk in chunks]
             heads.append([run_id, self.reference_names[run_id], [head for head, _ in packed]])
             frames += [frame for _, more in packed for frame in more]
-        head = {"op": self.op, "step": self.step_key, "config": self.config, "names": self.names, "references": heads}
+        head = {
+            "op": self.op, "step": self.step_key, "config": self.config, "names": self.names, "references": heads,
+            "namespace": self.namespace, "keeps": self.keeps,
+        }  # fmt: skip
         return head, frames
 
     @classmethod
@@ -106,5 +112,8 @@ class Task:
             for chunk in heads:
                 references[run_id].append(read_chunk(chunk, rest))
                 rest = rest[frames_of_chunk(chunk) :]
-        task = cls(head["op"], head["step"], head["config"], tuple(head["names"]), references, names, tenant_key)
+        task = cls(
+            head["op"], head["step"], head["config"], tuple(head["names"]), references, names, tenant_key,
+            head["namespace"], head["keeps"],
+        )  # fmt: skip
         return task, rest
