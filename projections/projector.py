@@ -19,7 +19,6 @@ from projections import checkpoints
 from projections.apply import apply
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, decode, rarer_collections
-from projections.catalogue import PROJECTIONS
 from projections.checkpoints import (
     Checkpoints,
     CheckpointsMovedError,
@@ -27,6 +26,7 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
+from projections.generations import TROUBLE, build_in_background, in_service
 from projections.log_guard import RECOVERY, LogGuard
 
 __all__ = ["ProjectionStatus", "Projector", "projection_status", "run_projector"]
@@ -37,9 +37,6 @@ IDLE_CHECK_S = 5.0
 
 ACCESS_KINDS = (administration.ORG, administration.COMPANY, administration.USER, administration.TOKEN)
 
-_TROUBLE = (
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnavailableError,
-)  # fmt: skip
 _WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 
 _logger = get_logger("projector")
@@ -65,7 +62,17 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
             continue
         with rarer_collections():
             async with pool:
-                await Projector(pool, connection, settings.projector_batch).run(stop)
+                await _project_and_build(pool, connection, settings, stop)
+
+
+async def _project_and_build(pool: asyncpg.Pool, connection: Client, settings: Settings, stop: asyncio.Event) -> None:
+    """What is in service, and beside it what is to follow."""
+    building = asyncio.create_task(build_in_background(pool, connection))
+    try:
+        await Projector(pool, connection, settings.projector_batch).run(stop)
+    finally:
+        building.cancel()
+        await asyncio.gather(building, return_exceptions=True)
 
 
 class Projector:
@@ -76,13 +83,14 @@ class Projector:
         pool: asyncpg.Pool,
         connection: Client,
         batch_max: int = 1000,
-        projections: Sequence[Projection] = PROJECTIONS,
+        projections: Sequence[Projection] | None = None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._batch_max = batch_max
-        self._projections = projections
+        self._given = projections
+        self._projections: Sequence[Projection] = projections or ()
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._at: Checkpoints = {}
@@ -102,15 +110,16 @@ class Projector:
                 _logger.info("start_over", reason=str(error))
             except _WRONG_SCHEMA as error:
                 raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 metrics.PROJECTOR_RETRIES.inc()
                 await _pause(stop, failures, error)
                 failures += 1
 
     async def _begin(self) -> None:
         """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
-        names = [projection.name for projection in self._projections]
         async with self._pool.acquire() as connection:
+            self._projections = self._given or await in_service(connection)
+            names = [projection.name for projection in self._projections]
             self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
         await self._verify()
         self._received = checkpoints.lowest(self._at)
