@@ -15,7 +15,7 @@ import asyncpg
 from nats.aio.client import Client
 
 from events import subjects
-from events.errors import LogRewoundError, StateConflictError, UnavailableError
+from events.errors import LogRewoundError, StateConflictError
 from events.follow import Followed, follow
 from events.logging import get_logger
 from projections import checkpoints
@@ -27,14 +27,12 @@ from projections.checkpoints import Checkpoint, CheckpointsMovedError
 from projections.compare import LONG_STATEMENT_S, Difference, compare_columns
 from projections.database import Database
 from projections.log_guard import LogGuard
+from projections.waiting import TROUBLE
 
 BATCH_DECISIONS = 1000
 BACKGROUND_REST = 1.0
 """What is in service has at least as much of the processor and the database as what is built beside it."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-TROUBLE = (
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnavailableError,
-)  # fmt: skip
 
 BEGIN = f"""
 INSERT INTO {LIVE_SCHEMA}.projection_checkpoints (name, position, epoch, decision_id, building, building_since)

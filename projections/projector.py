@@ -26,7 +26,7 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
-from projections.generations import TROUBLE, build_in_background, in_service
+from projections.generations import build_in_background, in_service
 from projections.log_guard import RECOVERY, LogGuard
 from projections.waiting import TROUBLE, pause, until
 
