@@ -125,8 +125,8 @@ def _check_bounds(found: CheckResult) -> None:
         found.add(
             head.position + 1,
             "missing",
-            f"The archive ends at {head.position}, and the log begins at {state.first_position}: what was between is in "
-            "neither.",
+            f"The archive ends at {head.position}, and the log begins at {state.first_position}: what was between is "
+            "in neither.",
         )
     found.not_archived = max(0, state.last_position - head.position)
 
@@ -145,9 +145,7 @@ def _check_row(found: CheckResult, row: Mapping[str, Any], chain: bytes) -> byte
     told = derived(row["subject"], row["body"])
     for name, value in zip(DERIVED, told, strict=True):
         if row[name] != value:
-            found.add(
-                position, "column", f"At position {position} of the archive {name} is not what the decision says."
-            )
+            found.add(position, "column", f"Position {position} of the archive: {name} is not what the decision says.")
     return bytes(row["chain"])
 
 

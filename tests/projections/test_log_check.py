@@ -33,7 +33,7 @@ async def test_nothing_at_all_is_whole(world):
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
-        (f"UPDATE {TABLE} SET body = overlay(body placing 'X' from 9) WHERE position = 3", {(3, "altered"), (3, "differs")}),
+        (f"UPDATE {TABLE} SET body = body || 'x' WHERE position = 3", {(3, "altered"), (3, "differs")}),
         (f"UPDATE {TABLE} SET subject = subject || 'x' WHERE position = 5", {(5, "altered"), (5, "differs")}),
         (f"UPDATE {TABLE} SET chain = sha256(chain) WHERE position = 4", {(4, "altered"), (5, "altered")}),
         (f"DELETE FROM {TABLE} WHERE position = 2", {(2, "missing"), (3, "altered")}),
