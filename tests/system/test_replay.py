@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from cli.api import Api
+from cli.replay import cloud_events, replay
 from events.archive import Archive
 from projections.database import create_pool
 from tests.system.client import Org
@@ -176,3 +178,37 @@ async def test_nobody_traces_what_is_anothers(told, other_org):
     foreign, nothing = [await other_org.post("events/trace", {"position": p}) for p in (position, 10**9)]
     assert foreign.status_code == nothing.status_code == 404
     assert foreign.json()["detail"] == nothing.json()["detail"]
+
+
+def test_a_decision_as_cloud_events():
+    decision = {
+        "position": 7, "decision_id": "d", "at": "2026-01-01T00:00:00Z", "kind": "run", "id": "r",
+        "correlation_id": "s", "causation_id": None,
+        "events": [
+            {"topic": "run.started", "class_version": 1, "data": {"a": 1}},
+            {"topic": "b", "class_version": 2, "data": {}},
+        ],
+    }  # fmt: skip
+    first, second = cloud_events("o", decision)
+    assert first == {
+        "specversion": "1.0", "id": "d/0", "source": "urn:data-engine-x:org:o", "type": "data-engine-x.run.started.v1",
+        "subject": "run/r", "time": "2026-01-01T00:00:00Z", "datacontenttype": "application/json", "sequence": "7",
+        "correlationid": "s", "data": {"a": 1},
+    }  # fmt: skip
+    assert (second["id"], second["type"]) == ("d/1", "data-engine-x.b.v2")
+
+
+async def test_dex_replay_prints_the_log(told, capsys):
+    org, (first, _) = told
+    api = Api(str(org.http.base_url).removesuffix("/v1/"), org.token)
+    filters = {"run_id": first["run_id"]}
+    shown = await asyncio.to_thread(replay, api, org.org_id, filters, "json", follow=False)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == await lines_of(org, **filters)
+    assert shown == len(printed)
+    await asyncio.to_thread(replay, api, org.org_id, filters, "cloudevents", follow=False)
+    types = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert types[-1] == "data-engine-x.run.succeeded.v1"
+    await asyncio.to_thread(replay, api, org.org_id, filters, "table", follow=False)
+    assert "run.succeeded" in capsys.readouterr().out
+    api.close()
