@@ -75,8 +75,9 @@ class Helper:
     async def stop(self) -> None:
         """Take no more, and hand back what is under way."""
         self._stopping = True
+        subscriptions, self._subscriptions = self._subscriptions, []
         if self._nc.is_connected:
-            await asyncio.gather(*(subscription.unsubscribe() for subscription in self._subscriptions))
+            await asyncio.gather(*(subscription.unsubscribe() for subscription in subscriptions))
         for seat in list(self._seats):
             seat.cancel()
         await asyncio.gather(*self._seats, return_exceptions=True)

@@ -58,39 +58,37 @@ class CountingExecutor(ChunkExecutor):
 class Side:
     """What one worker has: its connection, its step processes."""
 
-    def __init__(self, connection: Client, processes: int, modules: list[str]) -> None:
+    def __init__(self, connection: Client, processes: StepProcesses) -> None:
         self.connection = connection
         self.worker_id = str(uuid.uuid4())
-        self.processes = StepProcesses(processes, modules, 2**31)
+        self.processes = processes
         self.executor = CountingExecutor(BlobStore(connection), self.processes)
 
 
 class Two:
     """A worker that directs, and those that help it."""
 
-    def __init__(self, director: Side, folder: Path, url: str) -> None:
+    def __init__(self, director: Side, processes: StepProcesses, folder: Path, url: str) -> None:
         self.org_id = str(uuid.uuid4())
         self.told = folder / "told"
         self.director = director
-        self._folder = folder
+        self._processes = processes
         self._url = url
         self._stack = contextlib.AsyncExitStack()
 
     async def helper(
         self,
         step: Step = fleet_step,
-        processes: int = 2,
-        modules: list[str] = MODULES,
+        processes: StepProcesses | None = None,
         secret: str | None = None,
     ) -> tuple[Side, Helper]:
         """One more worker, which helps from now on."""
         connection = await connect([self._url], "helper")
         self._stack.push_async_callback(connection.close)
-        side = Side(connection, processes, modules)
+        side = Side(connection, processes or self._processes)
         made = Helper(
             connection, side.worker_id, {step.key: step}, side.executor, side.processes, TenantKeys(secret)
         )  # fmt: skip
-        self._stack.push_async_callback(side.processes.close)
         self._stack.push_async_callback(made.stop)
         await made.start()
         await connection.flush()
@@ -145,14 +143,21 @@ class Two:
         return found
 
 
+@pytest.fixture(scope="module")
+async def processes() -> AsyncIterator[list[StepProcesses]]:
+    """Those of the worker that directs, and those of its helpers."""
+    made = [StepProcesses(size, MODULES, 2**31) for size in (1, 2)]
+    yield made
+    await asyncio.gather(*(pool.close() for pool in made))
+
+
 @pytest.fixture
-async def two(servers: EmbeddedConfig, tmp_path: Path) -> AsyncIterator[Two]:
+async def two(servers: EmbeddedConfig, processes: list[StepProcesses], tmp_path: Path) -> AsyncIterator[Two]:
     url = servers.nats_urls["worker"]  # with a worker's permissions
     connection = await connect([url], "director")
-    made = Two(Side(connection, 1, MODULES), tmp_path, url)
+    made = Two(Side(connection, processes[0]), processes[1], tmp_path, url)
     yield made
     await made.close()
-    await made.director.processes.close()
     await connection.close()
 
 
@@ -196,15 +201,17 @@ async def test_nobody_helps_with_a_step_that_has_effects(two):
 
 
 async def test_nobody_helps_who_is_busy(two):
-    side, _ = await two.helper(processes=1)
+    side, _ = await two.helper()
     config = {"told": str(two.told), "seconds": 60}
-    busy = asyncio.create_task(side.processes.execute("test_fleet", encode_records([{"n": 0}]), config, 60))
+    records = encode_records([{"n": 0}])
+    busy = [asyncio.create_task(side.processes.execute("test_fleet", records, config, 60)) for _ in range(2)]
     await until(lambda: side.processes.idle == 0)
     assert isinstance(await two.run(await two.batch()), Done)
     assert side.executor.asked == 0
-    busy.cancel()
-    await asyncio.gather(busy, return_exceptions=True)
-    assert side.processes.idle == 1
+    for task in busy:
+        task.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+    assert side.processes.idle == 2
 
 
 async def test_a_helper_without_the_orgs_key_is_of_no_use_and_one_with_it_is(two):
@@ -224,10 +231,12 @@ async def test_a_helper_without_the_orgs_key_is_of_no_use_and_one_with_it_is(two
 
 
 async def test_what_fails_there_is_tried_here(two):
-    side, _ = await two.helper(modules=["services.steps.mask_fields"])  # its step processes do not know the step
+    strangers = StepProcesses(1, ["services.steps.mask_fields"], 2**31)  # which do not know the step
+    side, _ = await two.helper(processes=strangers)
     done = await two.run(await two.batch())
     assert isinstance(done, Done), done
     assert side.executor.asked > 0
+    await strangers.close()
     assert sorted(first for chunks in two.done_by().values() for first in chunks) == list(
         range(0, CHUNKS * ROWS_A_CHUNK, ROWS_A_CHUNK)
     )
@@ -301,10 +310,10 @@ async def test_a_helper_that_leaves_hands_its_chunk_back_at_once(two):
 
 async def test_a_helper_leaves_its_seat_for_others_now_and_then(two, monkeypatch):
     monkeypatch.setattr(helper_module, "JOBS_MAX", 1)
-    side, _ = await two.helper(processes=1)
+    side, _ = await two.helper()
     done = await two.run(await two.batch(), seconds=0.3)
     assert isinstance(done, Done), done
-    assert 1 <= side.executor.asked < CHUNKS / 2
+    assert 1 <= side.executor.asked < CHUNKS
 
 
 async def test_nonsense_on_the_subjects_of_the_fleet_is_ignored(two):
