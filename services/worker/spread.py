@@ -86,7 +86,7 @@ class Pile:
         """Whoever took it did not do it."""
         async with self._changed:
             (self._ours if ours else self._anybodys).appendleft(number)
-            self._changed.notify()
+            self._changed.notify_all()  # one would do, but for whoever waits for the end
 
     async def done(self) -> None:
         """One of those that were taken is done."""

@@ -171,7 +171,7 @@ async def test_two_workers_share_a_batch_and_give_the_bytes_of_one(two):
     assert 0 < side.executor.asked < CHUNKS
     assert two.director.executor.asked < 2 * CHUNKS
     assert side.executor.asked + two.director.executor.asked == 2 * CHUNKS, "no chunk was done twice"
-    assert len(two.done_by()) == 3, "one process here, two there"
+    assert len(two.done_by()) >= 2, "one process here, and some there"
 
 
 async def test_a_barrier_is_shared_but_for_its_middle(two):
