@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     """Tasks that one worker holds at a time, for each step."""
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 2
     """Isolated step processes of one worker, for large batches and redelivered tasks."""
+    worker_helps: bool = True
+    """Whether idle step processes do chunks of large batches that other workers direct, and others do of its own."""
     task_ack_wait_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     """After this long without a sign from its worker, a task is given to another."""
     checkpoint_ms: Annotated[float, Field(ge=0)] = 5.0
