@@ -151,10 +151,8 @@ def _show(found: CheckResult) -> None:
         return
     rows = ([f"{fault.position:,}", fault.kind, fault.message] for fault in found.faults[:FAULTS_SHOWN])
     console.print(facts_table("What is wrong", ("position", "kind", "what"), rows))
-    more = len(found.faults) - FAULTS_SHOWN + found.more_faults
-    console.print(
-        f"[red]{len(found.faults) + found.more_faults} faults{'.' if more <= 0 else f', {more} not shown.'}[/]"
-    )
+    total = len(found.faults) + found.more_faults
+    console.print(f"[red]{total} faults; the first {min(total, FAULTS_SHOWN)} are shown.[/]")
     for wrong, copy in ((found.of_archive(), Copy.ARCHIVE), (found.of_log(), Copy.LOG)):
         if wrong:
             console.print(f"The {copy.value} can be made anew from the other copy: dex log restore {copy.value}")
