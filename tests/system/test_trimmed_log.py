@@ -16,6 +16,7 @@ from projections.archive.trim import trim
 from projections.database import create_pool
 from projections.rebuild import rebuild
 from tests.system.client import Org, new_org
+from tests.system.test_faults import insist
 
 KEEP_S = 2.0
 PATIENCE_S = 90
@@ -116,9 +117,5 @@ async def test_killed_while_it_archives_there_is_no_gap_and_no_double(own_system
 
 async def accepted(org: Org, blueprint_id: str, number: int) -> None:
     """Submit until it is accepted, as a client would."""
-    key = str(uuid.uuid4())
     body = {"company_id": org.company_id, "blueprint_id": blueprint_id, "records": [{"n": number}]}
-    async with asyncio.timeout(PATIENCE_S):
-        while (response := await org.post("submissions/create", body, key)).status_code not in (200, 201):
-            assert response.status_code in (202, 503), response.text
-            await asyncio.sleep(0.1)  # a client's pause between two tries
+    await insist(org, "submissions/create", body, str(uuid.uuid4()))
