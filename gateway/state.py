@@ -16,6 +16,7 @@ from gateway.commands import CommandSender
 from gateway.limits import Clock, Limiter
 from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
+from gateway.previews import Previews
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
@@ -43,6 +44,7 @@ class Gateway:
     payloads: Payloads
     runs: RunLoader
     uploads: Uploads
+    previews: Previews
 
 
 @asynccontextmanager
@@ -83,4 +85,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         payloads=Payloads(connection),
         runs=RunLoader(reader),
         uploads=Uploads(settings.uploads_per_org_max),
+        previews=Previews(connection, settings.previews_per_org_max),
     )

@@ -21,7 +21,6 @@ from projections.apply import apply
 from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, decode, rarer_collections
-from projections.catalogue import PROJECTIONS
 from projections.checkpoints import (
     Checkpoints,
     CheckpointsMovedError,
@@ -29,6 +28,7 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
+from projections.generations import build_in_background, in_service
 from projections.log_guard import RECOVERY, LogGuard
 from projections.waiting import TROUBLE, pause, until
 
@@ -64,7 +64,17 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
             continue
         with rarer_collections():
             async with pool:
-                await Projector(pool, connection, settings.projector_batch).run(stop)
+                await _project_and_build(pool, connection, settings, stop)
+
+
+async def _project_and_build(pool: asyncpg.Pool, connection: Client, settings: Settings, stop: asyncio.Event) -> None:
+    """What is in service, and beside it what is to follow."""
+    building = asyncio.create_task(build_in_background(pool, connection))
+    try:
+        await Projector(pool, connection, settings.projector_batch).run(stop)
+    finally:
+        building.cancel()
+        await asyncio.gather(building, return_exceptions=True)
 
 
 class Projector:
@@ -75,13 +85,14 @@ class Projector:
         pool: asyncpg.Pool,
         connection: Client,
         batch_max: int = 1000,
-        projections: Sequence[Projection] = PROJECTIONS,
+        projections: Sequence[Projection] | None = None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._batch_max = batch_max
-        self._projections = projections
+        self._given = projections
+        self._projections: Sequence[Projection] = projections or ()
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._at: Checkpoints = {}
@@ -109,8 +120,9 @@ class Projector:
 
     async def _begin(self) -> None:
         """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
-        names = [projection.name for projection in self._projections]
         async with self._pool.acquire() as connection:
+            self._projections = self._given or await in_service(connection)
+            names = [projection.name for projection in self._projections]
             self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
         await self._verify()
         self._received = checkpoints.lowest(self._at)

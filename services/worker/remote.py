@@ -150,10 +150,10 @@ class RemoteSteps:
         receive: Receive | None = None,
         lane: Lane = BULK,  # noqa: ARG002 - as StepProcesses has it
     ) -> Failure | None:
-        """Have a step do an operation on chunks, `rows` or `whole` (services.worker.chunk_code)."""
+        """Have a step do an operation on chunks: `rows`, `whole` or `sample` (services.worker.chunk_code)."""
         task, rest = Task.read(dict(head), frames)
         try:
-            if head["op"] == "rows":
+            if head["op"] in ("rows", "sample"):
                 frame = await asyncio.to_thread(_frame_of, task, head["chunk"], rest)
             else:
                 assert supply is not None, "an operation over a whole batch is given it piece by piece"

@@ -34,6 +34,7 @@ from services.worker.batches import BatchRunner
 from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
+from services.worker.preview import Previewer
 from services.worker.references import TenantKeys
 from services.worker.registry import load_steps
 from services.worker.remote import Places, RemoteStep, RemoteSteps
@@ -106,6 +107,7 @@ class Worker:
         )
         places = Places(self._processes, self._remote)
         blobs, memo = BlobStore(self._connection), Memo(self._connection)
+        tenant_keys = TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None)
         self._runner = TaskRunner(
             log,
             blobs,
@@ -115,7 +117,11 @@ class Worker:
             self._watchdog,
             BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
             Reuser(log, memo),
-            TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None),
+            tenant_keys,
+        )
+        # half of the step processes at most: those who run a blueprint go before those who look at one
+        self._previewer = Previewer(
+            self._connection, self._steps, places, tenant_keys, max(1, self._settings.worker_processes // 2)
         )
         for step in self._steps.values():
             await register(log, step)
@@ -123,12 +129,14 @@ class Worker:
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
         await self._remote.start()
+        await self._previewer.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
     async def stop(self) -> None:
         """Finish what ends soon, hand back the rest, leave."""
         self._stopping = True
+        await self._previewer.stop()
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
         for task in list(self._working):

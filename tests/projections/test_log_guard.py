@@ -111,7 +111,7 @@ async def test_a_trimmed_log_is_projected_and_rebuilt_from_its_archive(world):
     assert await world.everything() == expected
     last = await world.append(whole_run(9))
     await world.project(last)
-    assert len(await world.rows("runs_v1")) == 8
+    assert len(await world.rows("runs_v2")) == 8
 
 
 async def test_a_trimmed_log_without_its_archive_is_not_projected(world):

@@ -104,12 +104,21 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/results/get": (by("run_id"), by("run_id", kind="input"), by("run_id", step_index=0, kind="rejects")),
     "/v1/results/download": (by("run_id"), by("run_id", format="parquet", kind="rejects")),
     "/v1/runs/diff": (Case(lambda t, o: {"run_id": t.run_id, "before_run_id": t.run_id}),),
+    "/v1/entity_sets/list": (by("company_id", lists=True),),
+    "/v1/entity_sets/get": (by("set_id"), by("set_id", record_key="1")),
     "/v1/events/list": (by("run_id"), by("submission_id"), by("run_id", after_position=1, limit=1)),
     "/v1/steps/list": (nothing(),),
     "/v1/steps/get": (nothing(key="test_count"),),
     "/v1/blueprints/create": (nothing(201, name="b", steps=STEPS),),
     "/v1/blueprints/get": (by("blueprint_id"),),
     "/v1/blueprints/list": (nothing(),),
+    "/v1/blueprints/preview": (
+        Case(lambda t, o: {"submission_id": t.submission_id, "steps": STEPS}),
+        Case(lambda t, o: {"company_id": t.company_id, "records": RECORDS, "steps": STEPS}),
+        Case(
+            lambda t, o: {"company_id": o.company_id, "records": RECORDS, "blueprint_id": t.blueprint_id}, reach="org"
+        ),
+    ),
     "/v1/blueprints/archive": (by("blueprint_id", fresh="blueprint_id"),),
     "/v1/orgs/get": (nothing(),),
     "/v1/orgs/rename": (nothing(name="Acme"),),
@@ -217,6 +226,7 @@ LISTS = {
     "/v1/submissions/list": "submission_id",
     "/v1/runs/list": "run_id",
     "/v1/blueprints/list": "blueprint_id",
+    "/v1/entity_sets/list": "set_id",
 }
 
 
@@ -302,6 +312,7 @@ async def test_members_of_an_org_that_does_not_let_them_work(client: httpx.Async
         "runs/create": {"submission_id": made["submission_id"]},
         "runs/cancel": {"run_id": made["run_id"]},
         "runs/retry": {"run_id": made["run_id"]},
+        "blueprints/preview": {"submission_id": made["submission_id"], "steps": STEPS},
     }
     assert work.keys() == {path.removeprefix("/v1/") for path, rule in ENDPOINTS.items() if rule.work}
     reads = {"runs/get": {"run_id": made["run_id"]}, "submissions/list": {}, "results/get": {"run_id": made["run_id"]}}
