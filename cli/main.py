@@ -116,6 +116,24 @@ def submit(
 
 
 @app.command()
+def preview(
+    file: Annotated[Path, typer.Argument(help="Records: any file that `dex submit` takes.")],
+    blueprint: Annotated[str, typer.Option(help="Name or id of a blueprint, or a .json file of steps.")],
+    company: Annotated[str | None, typer.Option(help="Id of the company; the only one when left out.")] = None,
+    read: Annotated[str, typer.Option(help='Config of read_file as JSON, e.g. {"delimiter": ";"}.')] = "{}",
+    rows: Annotated[int, typer.Option(help="How many rows, 1 to 200.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each step of a blueprint does with a file's first rows; nothing is submitted."""
+    from cli.previewing import preview_file
+
+    made = guarded(lambda: preview_file(api(), file, blueprint, company, read=read, rows=rows, quiet=as_json))
+    if as_json:
+        print_json(made)
+    raise typer.Exit(0 if made["succeeded"] else 1)
+
+
+@app.command()
 def download(
     run_id: Annotated[str, typer.Argument(help="The run.")],
     output: Annotated[Path, typer.Argument(help="The file to write: .csv, .jsonl, .parquet or .arrow.")],

@@ -82,6 +82,15 @@ async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
     file = folder / "people.csv.gz"
     file.write_bytes(gzip.compress(b"name;city\n ada  byron ;Bonn\nragged\n"))
     arguments = (str(file), "--blueprint", "tidy", "--read", '{"delimiter": ";"}')
+    code, out, err = await dex("preview", *arguments)
+    assert code == 0, err
+    assert "1 rows in, 1 rows out; changed: 1" in out
+    assert "ada  byron  → Ada Byron" in out
+    steps = folder / "steps.json"
+    steps.write_text(json.dumps([step, {"key": "normalize_email", "config": {"field": "mail"}}]))
+    code, out, err = await dex("preview", str(file), "--blueprint", str(steps), *arguments[3:], "--json")
+    assert code == 1, "a step fails"
+    assert [step["status"] for step in json.loads(out)["steps"]] == ["succeeded", "failed"]
     code, out, err = await dex("submit", *arguments, "--watch", "--json")
     assert code == 0, err
     run = json.loads(out)
