@@ -6,6 +6,7 @@ from typing import Any
 from cli.render import console, facts_table
 from cli.system import read_state
 from events import strictjson, subjects
+from events.archive import Archive
 from events.connection import connect
 from events.errors import DataEngineError
 from events.health import ask_health
@@ -14,10 +15,10 @@ from events.settings import Settings
 from migrations.database import versions
 from migrations.streams import check_streams
 from projections.database import create_pool
-from projections.projector import projection_status
+from projections.projector import ProjectionStatus, projection_status
 
 HEALTH_WITHIN_S = 0.5
-PROCESSES = ("gateway", "command-service", "worker", "projector")
+PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
 APPLIED = "SELECT version FROM data_engine.schema_migrations"
 
 
@@ -33,6 +34,7 @@ class Status:
     bulk_tasks_waiting: int | None = None
     commands_waiting: int | None = None
     dead_letters: int | None = None
+    archive_position: int | None = None
     projections: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -79,13 +81,32 @@ async def _gather_database(settings: Settings, status: Status) -> None:
     try:
         missing = set(versions()) - {row["version"] for row in await pool.fetch(APPLIED)}
         status.faults += [f"migration {version} is not applied: run `dex migrate`" for version in sorted(missing)]
+        status.archive_position = (await Archive(pool).head()).position
         for projection in await projection_status(pool):
             behind = None if status.log_position is None else status.log_position - projection.position
-            status.projections.append({**asdict(projection), "lag": behind})
+            remaining_s = _remaining_s(projection, behind)
+            status.projections.append({**asdict(projection), "lag": behind, "remaining_s": remaining_s})
+            if projection.building_message:
+                status.faults.append(f"{projection.name} is built and cannot take over: {projection.building_message}")
             if projection.dead_letters:
                 status.faults.append(f"{projection.name} could not apply {projection.dead_letters} decisions")
     finally:
         await pool.close()
+
+
+def _remaining_s(projection: ProjectionStatus, behind: int | None) -> float | None:
+    """How long a generation that is being built will take, at its rate so far."""
+    if projection.building_since is None or behind is None or not projection.position:
+        return None
+    seconds = (projection.updated_at - projection.building_since).total_seconds()
+    return round(behind * seconds / projection.position, 1)
+
+
+def _service(projection: dict[str, Any]) -> str:
+    if not projection["building"]:
+        return "in service"
+    left_s = projection["remaining_s"]
+    return "being built" if left_s is None else f"being built, {left_s:,.0f} s left"
 
 
 def show_status(status: Status) -> None:
@@ -100,14 +121,17 @@ def show_status(status: Status) -> None:
     console.print(
         facts_table(
             "Projections",
-            ("projection", "position", "lag (positions)", "failed decisions"),
-            ([p["name"], p["position"], p["lag"], p["dead_letters"]] for p in status.projections),
+            ("projection", "", "position", "lag (positions)", "failed decisions"),
+            ([p["name"], _service(p), p["position"], p["lag"], p["dead_letters"]] for p in status.projections),
         )
     )
     console.print(
         f"The log is at position {status.log_position}; {status.tasks_waiting} tasks, "
         f"{status.bulk_tasks_waiting} bulk tasks and {status.commands_waiting} deferred commands wait."
     )
+    if status.archive_position is not None and status.log_position is not None:
+        behind = max(0, status.log_position - status.archive_position)
+        console.print(f"The archive is at position {status.archive_position}, {behind} behind.")
     for fault in status.faults:
         console.print(f"[red]✗[/] {fault}")
     console.print("[green]All is well.[/]" if not status.faults else f"[red]{len(status.faults)} faults.[/]")

@@ -19,7 +19,6 @@ from projections import checkpoints
 from projections.apply import apply
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, decode, rarer_collections
-from projections.catalogue import PROJECTIONS
 from projections.checkpoints import (
     Checkpoints,
     CheckpointsMovedError,
@@ -27,19 +26,17 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
+from projections.generations import build_in_background, in_service
 from projections.log_guard import RECOVERY, LogGuard
+from projections.waiting import TROUBLE, pause, until
 
 __all__ = ["ProjectionStatus", "Projector", "projection_status", "run_projector"]
 
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 IDLE_CHECK_S = 5.0
 """How often the log is looked at while nothing comes: a log made anew may stay silent for as long as it is shorter."""
 
 ACCESS_KINDS = (administration.ORG, administration.COMPANY, administration.USER, administration.TOKEN)
 
-_TROUBLE = (
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnavailableError,
-)  # fmt: skip
 _WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 
 _logger = get_logger("projector")
@@ -60,12 +57,22 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
         try:
             pool = await create_pool(settings)
         except UnavailableError as error:
-            await _pause(stop, failures, error)
+            await pause(stop, failures, error)
             failures += 1
             continue
         with rarer_collections():
             async with pool:
-                await Projector(pool, connection, settings.projector_batch).run(stop)
+                await _project_and_build(pool, connection, settings, stop)
+
+
+async def _project_and_build(pool: asyncpg.Pool, connection: Client, settings: Settings, stop: asyncio.Event) -> None:
+    """What is in service, and beside it what is to follow."""
+    building = asyncio.create_task(build_in_background(pool, connection))
+    try:
+        await Projector(pool, connection, settings.projector_batch).run(stop)
+    finally:
+        building.cancel()
+        await asyncio.gather(building, return_exceptions=True)
 
 
 class Projector:
@@ -76,13 +83,14 @@ class Projector:
         pool: asyncpg.Pool,
         connection: Client,
         batch_max: int = 1000,
-        projections: Sequence[Projection] = PROJECTIONS,
+        projections: Sequence[Projection] | None = None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._batch_max = batch_max
-        self._projections = projections
+        self._given = projections
+        self._projections: Sequence[Projection] = projections or ()
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._at: Checkpoints = {}
@@ -102,15 +110,16 @@ class Projector:
                 _logger.info("start_over", reason=str(error))
             except _WRONG_SCHEMA as error:
                 raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 metrics.PROJECTOR_RETRIES.inc()
-                await _pause(stop, failures, error)
+                await pause(stop, failures, error)
                 failures += 1
 
     async def _begin(self) -> None:
         """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
-        names = [projection.name for projection in self._projections]
         async with self._pool.acquire() as connection:
+            self._projections = self._given or await in_service(connection)
+            names = [projection.name for projection in self._projections]
             self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
         await self._verify()
         self._received = checkpoints.lowest(self._at)
@@ -128,7 +137,7 @@ class Projector:
             more_follows=_begins_a_step,
         )
         closable = cast(AsyncGenerator[list[Followed], None], messages)
-        async with aclosing(_until(stop, closable, self._idle_check_s)) as batches:
+        async with aclosing(until(stop, closable, self._idle_check_s)) as batches:
             async for batch in batches:
                 if batch is None:
                     await self._verify()
@@ -202,44 +211,6 @@ class Projector:
             await self._nc.publish(subjects.PROJECTED, strictjson.dumps(hint))
         except nats.errors.Error as error:
             _logger.debug("hint_lost", reason=repr(error))
-
-
-async def _until(
-    stop: asyncio.Event, messages: AsyncGenerator[list[Followed], None], idle_s: float
-) -> AsyncGenerator[list[Followed] | None, None]:
-    """The batches until `stop` is set, and None whenever there was none for `idle_s`. Closes `messages`."""
-    stopping = asyncio.create_task(stop.wait())
-    coming: asyncio.Task[list[Followed]] | None = None
-    try:
-        while not stop.is_set():
-            coming = coming or asyncio.create_task(_next(messages))
-            await asyncio.wait({stopping, coming}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                batch = coming.result()
-                coming = None
-                yield batch
-            elif not stopping.done():
-                yield None
-    finally:
-        tasks = [stopping] if coming is None else [stopping, coming]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await messages.aclose()
-
-
-async def _next(messages: AsyncGenerator[list[Followed], None]) -> list[Followed]:
-    return await anext(messages)
-
-
-async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
-    """A bounded pause between attempts, cut short by `stop`."""
-    pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-    _logger.warning("waiting_for_servers", reason=repr(error), pause_s=pause_s)
-    try:
-        await asyncio.wait_for(stop.wait(), pause_s)
-    except TimeoutError:
-        return
 
 
 def _begins_a_step(subject: str) -> bool:

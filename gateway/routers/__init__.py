@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from gateway.routers import (
     blueprints,
     companies,
+    entity_sets,
     events,
     orgs,
     preview,
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     preview.router,
     steps.router,
     companies.router,
+    entity_sets.router,
     users.router,
     tokens.router,
     orgs.router,

@@ -265,7 +265,7 @@ class Service:
         if not command.start_run:
             return position
         await insert(
-            self._pool, "runs_v1", run_id=first_run_id(command.aggregate_id), org_id=command.org_id,
+            self._pool, "runs_v2", run_id=first_run_id(command.aggregate_id), org_id=command.org_id,
             company_id=command.company_id, submission_id=command.aggregate_id,
             blueprint_id=command.blueprint_id, status="running",
             step_keys=list(STEP_KEYS), current_step=0, current_attempt=1, created_by=command.actor.user_id,
@@ -304,7 +304,7 @@ class Service:
                 output_inline=output.inline is not None, output_position=position, position=position,
             )  # fmt: skip
         await self._pool.execute(
-            "UPDATE data_engine.runs_v1 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
+            "UPDATE data_engine.runs_v2 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
             " ended_at = $2, last_position = $3 WHERE run_id = $1",
             run_id, AT, position,
         )  # fmt: skip
