@@ -74,6 +74,7 @@ class BatchStep:
     references: Mapping[str, Payload | None]
     tenant_key: bytes
     may_reuse: bool
+    memoise: bool = True
     learn: Learn | None = None
 
     @property
@@ -185,7 +186,7 @@ class BatchRunner:
             if entry is not None:
                 return _done_of(entry)
             done = await self._executor.execute(call, "rows", chunk)
-            if isinstance(done, ChunkDone):
+            if isinstance(done, ChunkDone) and due.memoise:
                 await self._memo.keep(due.org_id, due.company_id, key, _entry_of(done))
             return done
 
