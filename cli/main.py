@@ -15,6 +15,7 @@ from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
+from cli.work_commands import audit_app, preview
 from events.errors import ConfigurationError
 from events.settings import Settings
 
@@ -31,6 +32,8 @@ app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
 app.add_typer(docs_app, name="docs")
+app.add_typer(audit_app, name="audit")
+app.command()(preview)
 
 
 @app.command()
@@ -128,24 +131,6 @@ def submit(
     if as_json:
         print_json(outcome)
     raise typer.Exit(0 if outcome.get("status", "succeeded") == "succeeded" else 1)
-
-
-@app.command()
-def preview(
-    file: Annotated[Path, typer.Argument(help="Records: any file that `dex submit` takes.")],
-    blueprint: Annotated[str, typer.Option(help="Name or id of a blueprint, or a .json file of steps.")],
-    company: Annotated[str | None, typer.Option(help="Id of the company; the only one when left out.")] = None,
-    read: Annotated[str, typer.Option(help='Config of read_file as JSON, e.g. {"delimiter": ";"}.')] = "{}",
-    rows: Annotated[int, typer.Option(help="How many rows, 1 to 200.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """Show what each step of a blueprint does with a file's first rows; nothing is submitted."""
-    from cli.previewing import preview_file
-
-    made = guarded(lambda: preview_file(api(), file, blueprint, company, read=read, rows=rows, quiet=as_json))
-    if as_json:
-        print_json(made)
-    raise typer.Exit(0 if made["succeeded"] else 1)
 
 
 @app.command()

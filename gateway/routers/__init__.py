@@ -16,6 +16,7 @@ from gateway.routers import (
     submissions,
     tokens,
     users,
+    verification,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -32,4 +33,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     users.router,
     tokens.router,
     orgs.router,
+    verification.router,
 )

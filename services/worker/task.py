@@ -20,7 +20,7 @@ from events.context import SERVICE_ACTOR
 from events.errors import UnavailableError, VersionConflictError
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
-from events.payload import Payload
+from events.payload import Payload, digest_of
 from events.processing import RUN
 from events.subjects import BULK, QUICK, Lane, lane_of
 from services import observe
@@ -188,7 +188,10 @@ class TaskRunner:
         """What stands for executing a step of a verification; None: it is executed, as those of any other run are."""
         if state.verifies is None:
             return None
-        step = self._registry[state.plan[index].key]
+        step, source = self._registry[state.plan[index].key], state.input_of(index)
+        if source.inline is not None and digest_of(source.inline.encode()) != source.digest:
+            message = f"The recorded input is not what its digest {source.digest} is of: the record was altered."
+            return Fault(index, attempt, "input_altered", message, retryable=False, step_version=step.version)
         if step.has_effects:
             history = await self._log.history(task.decision.org_id, RUN, state.verifies.run_id)
             return verification.taken(runs.fold(state.verifies.run_id, events_of(history)), index, attempt)

@@ -101,6 +101,10 @@ async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
     code, out, err = await dex("submit", *arguments, "--watch")
     assert code == 0, err
     assert "has succeeded" in out
+    code, out, err = await dex("audit", "verify-run", run["run_id"], "--out", str(folder / "report.json"))
+    assert code == 0, err
+    assert "reproduced" in out
+    assert json.loads((folder / "report.json").read_text())["report"]["run_id"] == run["run_id"]
     for name, content in (("out.csv", '"Ada Byron","Bonn"'), ("out.jsonl", '{"name":"Ada Byron","city":"Bonn"}')):
         code, _, err = await dex("download", run["run_id"], str(folder / name))
         assert code == 0, err
