@@ -1,6 +1,8 @@
 """Verified execution on the running system: reproduced, or the step and the row that are not what was recorded."""
 
 import asyncio
+import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -266,6 +268,20 @@ async def test_an_entity_set_is_taken_as_it_was_and_taught_nothing(org: Org, log
         made = await verified(org, run["run_id"])
         assert made["report"]["verdict"] == "reproduced", made
     assert len([item async for item in log.read(0, f"events.{org.org_id}.entities.>")]) == before
+
+
+async def test_a_worker_that_dies_meanwhile_costs_time_only(org: Org, system: System, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    waits = {"key": "test_flaky", "config": {"marker": str(marker), "failures": 0}}
+    run = await a_run(org, STEPS[0], waits, "test_count")
+    marker.unlink()
+    os.mkfifo(marker)
+    asked = asyncio.create_task(org.call("audit/verify_run", {"run_id": run["run_id"], "wait_s": 60}))
+    with await asyncio.to_thread(marker.open, "wb"):  # opens when the step reads it, who then waits for its end
+        system.supervisor.kill("worker", signal.SIGKILL)
+        marker.unlink()
+    made = (await asked)["verification"]
+    assert verdicts(made) == ["reproduced"] * 3
 
 
 async def test_what_dex_shows_of_a_divergence(org: Org, capsys: pytest.CaptureFixture[str]) -> None:
