@@ -17,6 +17,7 @@ from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, own_credentials, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
+from cli.work_commands import audit_app, preview
 from events.errors import ConfigurationError
 from events.settings import Settings
 
@@ -33,6 +34,8 @@ app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
 app.add_typer(log_app, name="log")
 app.add_typer(docs_app, name="docs")
+app.add_typer(audit_app, name="audit")
+app.command()(preview)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 A decision is published to `events.<org>.<kind>.<id>.<version>.<class>.<detail>`; class `due` makes it a task, class
 `bulk` a task of an org that has many of them open, class `end` an ending that waiters and subscribers care for, class
-`log` neither.
+`check` the ending of a verification, which waiters alone care for, class `log` neither.
 """
 
 from dataclasses import dataclass
@@ -107,6 +107,11 @@ def lane_of(routing: str) -> Lane:
 def is_task(routing: str) -> bool:
     """Whether a decision made a step due."""
     return routing.startswith((f"{QUICK}.", f"{BULK}."))
+
+
+def is_end(routing: str) -> bool:
+    """Whether a decision ended a run."""
+    return routing.startswith(("end.", "check."))
 
 
 def scheduled_by(task_subject: str) -> str:

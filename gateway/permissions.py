@@ -69,6 +69,8 @@ ENDPOINTS: dict[str, Rule] = {
     "/v1/events/list": Rule(EVERYONE),
     "/v1/events/stream": Rule(EVERYONE),
     "/v1/events/trace": Rule(EVERYONE),
+    "/v1/audit/verify_run": Rule(EVERYONE, command=True, work=True),
+    "/v1/audit/verification": Rule(EVERYONE),
     "/v1/steps/list": Rule(EVERYONE, "platform"),
     "/v1/steps/get": Rule(EVERYONE, "platform"),
     "/v1/blueprints/create": Rule(ORG_ADMINS, "org", command=True),

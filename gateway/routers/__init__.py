@@ -17,6 +17,7 @@ from gateway.routers import (
     submissions,
     tokens,
     users,
+    verification,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -34,4 +35,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     users.router,
     tokens.router,
     orgs.router,
+    verification.router,
 )

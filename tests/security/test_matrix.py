@@ -99,6 +99,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "/v1/runs/cancel": (by("run_id", fresh="run_id"),),
     "/v1/runs/retry": (by("run_id", "failed_run_id", ok=201),),
+    "/v1/audit/verify_run": (by("run_id", ok=201),),
+    "/v1/audit/verification": (by("verification_run_id", "verification_id"),),
     "/v1/step_results/list": (by("run_id"),),
     "/v1/step_results/get": (by("run_id", step_index=0),),
     "/v1/results/get": (by("run_id"), by("run_id", kind="input"), by("run_id", step_index=0, kind="rejects")),
@@ -314,6 +316,7 @@ async def test_members_of_an_org_that_does_not_let_them_work(client: httpx.Async
         "runs/create": {"submission_id": made["submission_id"]},
         "runs/cancel": {"run_id": made["run_id"]},
         "runs/retry": {"run_id": made["run_id"]},
+        "audit/verify_run": {"run_id": made["run_id"]},
         "blueprints/preview": {"submission_id": made["submission_id"], "steps": STEPS},
     }
     assert work.keys() == {path.removeprefix("/v1/") for path, rule in ENDPOINTS.items() if rule.work}
