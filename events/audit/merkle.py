@@ -164,7 +164,7 @@ def proof(ranges: Sequence[Range], node: Callable[[int, int], bytes]) -> list[by
 
 
 def root_of_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes]) -> bytes:
-    """The root that an inclusion proof leads to (RFC 9162, 2.1.3.2). Raises ValueError for a proof of another length."""
+    """The root that an inclusion proof leads to (RFC 9162, 2.1.3.2). Raises ValueError for another length."""
     if len(path) != len(inclusion_ranges(index, size)):
         raise ValueError(f"the inclusion proof of leaf {index} of {size} does not have {len(path)} hashes")
     at, last, root = index, size - 1, leaf
