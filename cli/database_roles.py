@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
+from pydantic import SecretStr
 
 from cli.render import console, print_json
 from events.errors import ConfigurationError, UnavailableError
@@ -26,9 +27,17 @@ SCRAM_ITERATIONS = 4096
 CONNECT_TIMEOUT_S = 10.0
 SECRET_BYTES = 24
 
-GROUPS = {"gateway": "data_engine_gateway", "projector": "data_engine_projector"}
-"""The group role of each process that uses the database; the command service and the worker use none."""
-LOGINS = {"gateway": "data_engine_gateway_login", "projector": "data_engine_projector_login"}
+GROUPS = {
+    "gateway": "data_engine_gateway",
+    "projector": "data_engine_projector",
+    "archiver": "data_engine_archiver",
+    "command-service": "data_engine_services",
+    "worker": "data_engine_services",
+}
+"""The group role of each process; command service and worker only read the archive, and only of a trimmed log."""
+MAY_DO_WITHOUT = ("command-service", "worker")
+"""These are given a login of their own or none, never the operator's."""
+LOGINS = {process: f"data_engine_{process.replace('-', '_')}_login" for process in GROUPS}
 """Names of the logins where no URL names others."""
 
 _LOCK_KEY = 0x64_65_79  # after the migrations' own: one at a time
@@ -173,17 +182,23 @@ def scram_verifier(password: str, salt: bytes | None = None) -> str:
 
 def wanted_logins(settings: Settings) -> dict[str, Login]:
     """The logins that the process URLs name; those without a URL get a name and a password here."""
-    urls = {"gateway": settings.gateway_database_url, "projector": settings.projector_database_url}
     return {
-        process: Login.of_url(url.get_secret_value()) if url else Login(LOGINS[process], new_password())
-        for process, url in urls.items()
+        process: Login.of_url(url) if url else Login(LOGINS[process], new_password())
+        for process, url in _given_urls(settings).items()
     }
+
+
+def _given_urls(settings: Settings) -> dict[str, str | None]:
+    """The database URL of each process in the settings, None where there is none."""
+    urls: dict[str, SecretStr | None] = {
+        process: getattr(settings, f"{process.replace('-', '_')}_database_url") for process in GROUPS
+    }
+    return {process: url.get_secret_value() if url else None for process, url in urls.items()}
 
 
 async def ensure_given_logins(settings: Settings) -> None:
     """Make the logins whose URLs are set, and no others."""
-    given = {"gateway": settings.gateway_database_url, "projector": settings.projector_database_url}
-    logins = {process: Login.of_url(url.get_secret_value()) for process, url in given.items() if url}
+    logins = {process: Login.of_url(url) for process, url in _given_urls(settings).items() if url}
     await ensure_logins(settings.database_dsn, logins)
 
 
@@ -191,9 +206,9 @@ async def make_roles(settings: Settings, *, as_json: bool) -> None:
     """Make the logins on a database, and show the URLs that were not given: this is the only time."""
     logins = wanted_logins(settings)
     await ensure_logins(settings.database_dsn, logins)
-    given = {"gateway": settings.gateway_database_url, "projector": settings.projector_database_url}
+    given = _given_urls(settings)
     fresh = {
-        f"DATA_ENGINE_{process.upper()}_DATABASE_URL": login.url(settings.database_dsn)
+        f"DATA_ENGINE_{process.replace('-', '_').upper()}_DATABASE_URL": login.url(settings.database_dsn)
         for process, login in logins.items()
         if given[process] is None
     }
@@ -201,7 +216,7 @@ async def make_roles(settings: Settings, *, as_json: bool) -> None:
         print_json({"logins": {process: login.name for process, login in logins.items()}, "urls": fresh})
         return
     for process, login in logins.items():
-        console.print(f"{process:<10} {login.name}, a member of {GROUPS[process]}", highlight=False)
+        console.print(f"{process:<16} {login.name}, a member of {GROUPS[process]}", highlight=False)
     for name, url in fresh.items():
         console.print(f"{name}={url}", soft_wrap=True, highlight=False)
     if fresh:

@@ -35,7 +35,7 @@ LEFTOVER_TIMEOUT_S = 10.0
 
 NATS_ACCOUNTS = Path(migrations.__file__).parent / "nats_accounts.conf"
 OPERATOR = "operator"
-NATS_PROCESSES = ("gateway", "command-service", "worker", "projector")
+NATS_PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
 REMOTE_WORKER = "remote-worker"
 """The user of step workers that are not ours (docs/protocol.md)."""
 
@@ -298,6 +298,7 @@ def _read_config(path: Path) -> EmbeddedConfig:
         known.pop("nats_user", None)  # of a folder from before each process had a user of its own
         fresh = _new_secrets()
         known["nats_passwords"] = fresh["nats_passwords"] | known.get("nats_passwords", {})  # users were added since
+        known["database_passwords"] = fresh["database_passwords"] | known.get("database_passwords", {})
         return EmbeddedConfig(**{**fresh, **known})
     except (ValueError, TypeError) as error:
         raise EmbeddedServerError(

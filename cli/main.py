@@ -289,6 +289,12 @@ def projector() -> None:
     raise typer.Exit(processes.run_process(processes.PROJECTOR, Settings(), processes.serve_projector))
 
 
+@app.command()
+def archiver() -> None:
+    """Run the archiver (one process of a deployment)."""
+    raise typer.Exit(processes.run_process(processes.ARCHIVER, Settings(), processes.serve_archiver))
+
+
 def _remote_url() -> str:
     url = running_endpoints(Settings()).process_nats_urls.get(REMOTE_WORKER)
     if url is None:

@@ -14,7 +14,7 @@ security_app = typer.Typer(no_args_is_help=True, help="What is exposed, and what
 
 @database_app.command("roles")
 def roles(as_json: AsJson = False) -> None:
-    """Make the logins of gateway and projector, which own nothing: as their URLs say, else with new passwords."""
+    """Make the logins of the processes, which own nothing: as their URLs say, else with new passwords."""
     run(make_roles(running_settings(), as_json=as_json))
 
 

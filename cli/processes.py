@@ -1,4 +1,4 @@
-"""The four processes, each until it is told to stop: the same entry points on a laptop and in a container."""
+"""The five processes, each until it is told to stop: the same entry points on a laptop and in a container."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,8 @@ from services.broker import build_broker
 from services.command_service import CommandService
 from services.worker.service import Worker
 
-GATEWAY, COMMAND_SERVICE, WORKER, PROJECTOR = "gateway", "command-service", "worker", "projector"
+GATEWAY, COMMAND_SERVICE, WORKER = "gateway", "command-service", "worker"
+PROJECTOR, ARCHIVER = "projector", "archiver"
 
 GC_ALLOCATIONS = 20_000
 STOP_WITHIN_S = 25.0
@@ -92,6 +93,20 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
     try:
         await answer_health(connection, PROJECTOR)
         await run_projector(settings, connection, stop)
+    finally:
+        await connection.close()
+
+
+async def serve_archiver(settings: Settings, stop: asyncio.Event) -> None:
+    """The archiver."""
+    from projections.archive.archiver import run_archiver
+
+    if not await _bound_by_row_security(settings, ARCHIVER, stop):
+        return
+    connection = await connect(settings.nats_servers, ARCHIVER)
+    try:
+        await answer_health(connection, ARCHIVER)
+        await run_archiver(settings, connection, stop)
     finally:
         await connection.close()
 

@@ -6,6 +6,7 @@ from typing import Any
 from cli.render import console, facts_table
 from cli.system import read_state
 from events import strictjson, subjects
+from events.archive import Archive
 from events.connection import connect
 from events.errors import DataEngineError
 from events.health import ask_health
@@ -17,7 +18,7 @@ from projections.database import create_pool
 from projections.projector import projection_status
 
 HEALTH_WITHIN_S = 0.5
-PROCESSES = ("gateway", "command-service", "worker", "projector")
+PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
 APPLIED = "SELECT version FROM data_engine.schema_migrations"
 
 
@@ -33,6 +34,7 @@ class Status:
     bulk_tasks_waiting: int | None = None
     commands_waiting: int | None = None
     dead_letters: int | None = None
+    archive_position: int | None = None
     projections: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ async def _gather_database(settings: Settings, status: Status) -> None:
     try:
         missing = set(versions()) - {row["version"] for row in await pool.fetch(APPLIED)}
         status.faults += [f"migration {version} is not applied: run `dex migrate`" for version in sorted(missing)]
+        status.archive_position = (await Archive(pool).head()).position
         for projection in await projection_status(pool):
             behind = None if status.log_position is None else status.log_position - projection.position
             status.projections.append({**asdict(projection), "lag": behind})
@@ -108,6 +111,9 @@ def show_status(status: Status) -> None:
         f"The log is at position {status.log_position}; {status.tasks_waiting} tasks, "
         f"{status.bulk_tasks_waiting} bulk tasks and {status.commands_waiting} deferred commands wait."
     )
+    if status.archive_position is not None and status.log_position is not None:
+        behind = max(0, status.log_position - status.archive_position)
+        console.print(f"The archive is at position {status.archive_position}, {behind} behind.")
     for fault in status.faults:
         console.print(f"[red]✗[/] {fault}")
     console.print("[green]All is well.[/]" if not status.faults else f"[red]{len(status.faults)} faults.[/]")

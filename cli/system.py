@@ -1,4 +1,4 @@
-"""The whole system on one machine: embedded servers unless others are set, migrations, and the four processes."""
+"""The whole system on one machine: embedded servers unless others are set, migrations, and the five processes."""
 
 import asyncio
 import json
@@ -13,8 +13,8 @@ import httpx
 from pydantic import SecretStr
 
 from cli import embedded
-from cli.database_roles import GROUPS, Login, ensure_logins
-from cli.processes import COMMAND_SERVICE, GATEWAY, PROJECTOR, WORKER
+from cli.database_roles import GROUPS, MAY_DO_WITHOUT, Login, ensure_logins
+from cli.processes import ARCHIVER, COMMAND_SERVICE, GATEWAY, PROJECTOR, WORKER
 from cli.supervisor import ProcessSpec, Supervisor
 from events.connection import connect
 from events.errors import ConfigurationError
@@ -24,8 +24,9 @@ from migrations.database import migrate
 from migrations.streams import migrate_streams
 
 PROCESS_URLS = (
-    "gateway_database_url", "projector_database_url",
-    "gateway_nats_url", "command_service_nats_url", "worker_nats_url", "projector_nats_url",
+    "gateway_database_url", "projector_database_url", "archiver_database_url", "command_service_database_url",
+    "worker_database_url",
+    "gateway_nats_url", "command_service_nats_url", "worker_nats_url", "projector_nats_url", "archiver_nats_url",
 )  # fmt: skip
 
 OnEvent = Callable[[str, str], None]
@@ -51,7 +52,8 @@ class Endpoints:
     def for_process(self, settings: Settings, name: str) -> Settings:
         """The settings of one process: its own URLs, nobody else's, and no secret that it has no use for."""
         nats_url = self.process_nats_urls.get(name, self.nats_url)
-        database_url = self.process_database_urls.get(name, self.database_url) if name in GROUPS else None
+        without = None if name in MAY_DO_WITHOUT or name not in GROUPS else self.database_url
+        database_url = self.process_database_urls.get(name, without)
         own: dict[str, SecretStr | None] = dict.fromkeys(PROCESS_URLS)
         own |= {"nats_url": SecretStr(nats_url), "database_url": SecretStr(database_url) if database_url else None}
         if name != GATEWAY:
@@ -72,7 +74,9 @@ class System:
         self._metrics_ports: dict[str, int] = {}
         self._logins: dict[str, Login] = {}
 
-    async def start(self, *, processes: tuple[str, ...] = (COMMAND_SERVICE, WORKER, PROJECTOR, GATEWAY)) -> Endpoints:
+    async def start(
+        self, *, processes: tuple[str, ...] = (COMMAND_SERVICE, WORKER, PROJECTOR, ARCHIVER, GATEWAY)
+    ) -> Endpoints:
         """Start the servers that are not set, migrate, and start the processes. Stops again when one fails."""
         try:
             self.endpoints = await self._start_servers()

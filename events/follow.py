@@ -37,12 +37,16 @@ _logger = get_logger("follow")
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """One message of the stream: its position, its subject, its body, and how many are still behind it."""
+    """One message of the stream: its position, its subject, its body, and how many are still behind it.
+
+    `recorded_ns` is when the stream recorded it: nanoseconds since 1970, UTC, as the leader's clock had it.
+    """
 
     position: int
     subject: str
     body: bytes
     pending: int
+    recorded_ns: int = 0
 
 
 class _LostError(Exception):
@@ -188,13 +192,13 @@ class _Pull:
             return
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
         tokens = message.reply.rsplit(".", 5)
-        position, delivered, pending = int(tokens[-4]), int(tokens[-3]), int(tokens[-1])
+        position, delivered, recorded_ns, pending = int(tokens[-4]), int(tokens[-3]), int(tokens[-2]), int(tokens[-1])
         if delivered != self._delivered + 1:
             self._lost = f"gap: message {self._delivered + 1} of the consumer is missing"
         elif self._lost is None:
             self._delivered = delivered
             self._credit -= 1
-            self._received.append(Followed(position, message.subject, message.data, pending))
+            self._received.append(Followed(position, message.subject, message.data, pending, recorded_ns))
         self._arrived.set()
 
     async def _on_status(self, message: Msg) -> None:

@@ -76,6 +76,10 @@ PROJECTOR_RETRIES = _counter("projector_retries_total", "Times that the projecto
 PROJECTOR_DEAD_LETTERS = _counter(
     "projector_dead_letters_total", "Decisions that a projection could not apply.", ("projection",)
 )
+ARCHIVER_POSITION = _gauge("archiver_position", "The position of the log that the archive has reached.")
+ARCHIVER_LAG = _gauge("archiver_lag_positions", "Positions of the log that are not archived yet.")
+ARCHIVER_BATCH = _histogram("archiver_batch_decisions", "Decisions archived in one transaction.", (), _COUNTS)
+ARCHIVER_RETRIES = _counter("archiver_retries_total", "Times that the archiver waited for NATS or Postgres.")
 
 OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
     "gateway": (HTTP_DURATION, HTTP_IN_FLIGHT, AUTHENTICATION_FAILURES, REFUSALS, COMMANDS_DEFERRED),
@@ -85,6 +89,7 @@ OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
         PROJECTOR_POSITION, PROJECTOR_LAG, PROJECTOR_BATCH, PROJECTOR_APPLY_DURATION, PROJECTOR_RETRIES,
         PROJECTOR_DEAD_LETTERS,
     ),
+    "archiver": (ARCHIVER_POSITION, ARCHIVER_LAG, ARCHIVER_BATCH, ARCHIVER_RETRIES),
 }  # fmt: skip
 """What each process serves, beside what prometheus_client tells of any Python process."""
 

@@ -43,11 +43,16 @@ class Settings(BaseSettings):
     # deployment is given it as DATA_ENGINE_NATS_URL and DATA_ENGINE_DATABASE_URL, and none of these.
     gateway_database_url: SecretStr | None = None
     projector_database_url: SecretStr | None = None
-    """Logins that `dex database roles` makes; the other processes use no database."""
+    archiver_database_url: SecretStr | None = None
+    command_service_database_url: SecretStr | None = None
+    worker_database_url: SecretStr | None = None
+    """Logins that `dex database roles` makes. Command service and worker need theirs only once the log was trimmed, to
+    read in the archive what it no longer has."""
     gateway_nats_url: SecretStr | None = None
     command_service_nats_url: SecretStr | None = None
     worker_nats_url: SecretStr | None = None
     projector_nats_url: SecretStr | None = None
+    archiver_nats_url: SecretStr | None = None
     """Users of migrations/nats_accounts.conf."""
 
     nats_replicas: Annotated[int, Field(ge=1, le=5)] = 1

@@ -19,6 +19,9 @@ DEAD_LETTERS = "DEAD_LETTERS"
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
 
+ARCHIVED = "signals.archived"
+"""Published by the archiver after each commit, with the position; a hint too."""
+
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
 

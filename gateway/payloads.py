@@ -8,6 +8,7 @@ from nats.aio.client import Client
 
 from events import strictjson, subjects
 from events.blobs import BlobStore
+from events.entities import EntitiesUpdated
 from events.errors import NotFoundError, UnavailableError
 from events.mapper import MAPPER
 from events.model import Event
@@ -82,9 +83,11 @@ def _pick(event: Event, reference: Reference) -> Payload | None:
     match event:
         case SubmissionCreated() if reference.step_index is None:
             return event.records
+        case EntitiesUpdated() if reference.step_index is None:
+            return event.snapshot
         case StepSucceeded() | StepReused() if event.step_index == reference.step_index:
             return event.rejects if reference.kind == "rejects" else event.output
     return None
 
 
-_TOPICS = (StepSucceeded.TOPIC, StepReused.TOPIC, SubmissionCreated.TOPIC)
+_TOPICS = (StepSucceeded.TOPIC, StepReused.TOPIC, SubmissionCreated.TOPIC, EntitiesUpdated.TOPIC)

@@ -64,6 +64,8 @@ ENDPOINTS: dict[str, Rule] = {
     "/v1/step_results/get": Rule(EVERYONE),
     "/v1/results/get": Rule(EVERYONE),
     "/v1/results/download": Rule(EVERYONE),
+    "/v1/entity_sets/list": Rule(EVERYONE),
+    "/v1/entity_sets/get": Rule(EVERYONE),
     "/v1/events/list": Rule(EVERYONE),
     "/v1/steps/list": Rule(EVERYONE, "platform"),
     "/v1/steps/get": Rule(EVERYONE, "platform"),

@@ -6,6 +6,7 @@ from events.errors import InvalidInputError
 from projections.base import Projection
 from projections.blueprints import BLUEPRINTS
 from projections.companies import COMPANIES
+from projections.entity_sets import ENTITY_SETS
 from projections.orgs import ORGS
 from projections.runs import RUNS
 from projections.step_results import STEP_RESULTS
@@ -15,7 +16,7 @@ from projections.tokens import TOKENS
 from projections.users import USERS
 
 PROJECTIONS: tuple[Projection, ...] = (
-    ORGS, COMPANIES, USERS, TOKENS, STEPS, BLUEPRINTS, SUBMISSIONS, RUNS, STEP_RESULTS,
+    ORGS, COMPANIES, USERS, TOKENS, STEPS, BLUEPRINTS, SUBMISSIONS, RUNS, STEP_RESULTS, ENTITY_SETS,
 )  # fmt: skip
 
 KINDS = frozenset(projection.kind for projection in PROJECTIONS)

@@ -28,18 +28,15 @@ from projections.checkpoints import (
 )
 from projections.database import create_pool
 from projections.log_guard import RECOVERY, LogGuard
+from projections.waiting import TROUBLE, pause, until
 
 __all__ = ["ProjectionStatus", "Projector", "projection_status", "run_projector"]
 
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 IDLE_CHECK_S = 5.0
 """How often the log is looked at while nothing comes: a log made anew may stay silent for as long as it is shorter."""
 
 ACCESS_KINDS = (administration.ORG, administration.COMPANY, administration.USER, administration.TOKEN)
 
-_TROUBLE = (
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnavailableError,
-)  # fmt: skip
 _WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 
 _logger = get_logger("projector")
@@ -60,7 +57,7 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
         try:
             pool = await create_pool(settings)
         except UnavailableError as error:
-            await _pause(stop, failures, error)
+            await pause(stop, failures, error)
             failures += 1
             continue
         with rarer_collections():
@@ -102,9 +99,9 @@ class Projector:
                 _logger.info("start_over", reason=str(error))
             except _WRONG_SCHEMA as error:
                 raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 metrics.PROJECTOR_RETRIES.inc()
-                await _pause(stop, failures, error)
+                await pause(stop, failures, error)
                 failures += 1
 
     async def _begin(self) -> None:
@@ -128,7 +125,7 @@ class Projector:
             more_follows=_begins_a_step,
         )
         closable = cast(AsyncGenerator[list[Followed], None], messages)
-        async with aclosing(_until(stop, closable, self._idle_check_s)) as batches:
+        async with aclosing(until(stop, closable, self._idle_check_s)) as batches:
             async for batch in batches:
                 if batch is None:
                     await self._verify()
@@ -202,44 +199,6 @@ class Projector:
             await self._nc.publish(subjects.PROJECTED, strictjson.dumps(hint))
         except nats.errors.Error as error:
             _logger.debug("hint_lost", reason=repr(error))
-
-
-async def _until(
-    stop: asyncio.Event, messages: AsyncGenerator[list[Followed], None], idle_s: float
-) -> AsyncGenerator[list[Followed] | None, None]:
-    """The batches until `stop` is set, and None whenever there was none for `idle_s`. Closes `messages`."""
-    stopping = asyncio.create_task(stop.wait())
-    coming: asyncio.Task[list[Followed]] | None = None
-    try:
-        while not stop.is_set():
-            coming = coming or asyncio.create_task(_next(messages))
-            await asyncio.wait({stopping, coming}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                batch = coming.result()
-                coming = None
-                yield batch
-            elif not stopping.done():
-                yield None
-    finally:
-        tasks = [stopping] if coming is None else [stopping, coming]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await messages.aclose()
-
-
-async def _next(messages: AsyncGenerator[list[Followed], None]) -> list[Followed]:
-    return await anext(messages)
-
-
-async def _pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
-    """A bounded pause between attempts, cut short by `stop`."""
-    pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-    _logger.warning("waiting_for_servers", reason=repr(error), pause_s=pause_s)
-    try:
-        await asyncio.wait_for(stop.wait(), pause_s)
-    except TimeoutError:
-        return
 
 
 def _begins_a_step(subject: str) -> bool:

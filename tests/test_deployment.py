@@ -18,7 +18,7 @@ from events.settings import Settings
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
-PROCESSES = ("gateway", "command-service", "worker", "projector")
+PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
 NODES = ("nats-1", "nats-2", "nats-3")
 
 
@@ -38,7 +38,7 @@ def test_the_entry_points_are_those_of_dex_up():
     for name in (*PROCESSES, "migrate", "health"):
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0, name
-    for name in ("command-service", "worker", "projector"):
+    for name in PROCESSES[1:]:
         assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "dex", "health", name]
 
 
@@ -71,7 +71,9 @@ def test_each_process_is_given_what_is_its_own():
         assert ("DATA_ENGINE_JWT_SECRET" in environment) == (name == "gateway")
     migrate = SERVICES["migrate"]["environment"]
     for name, login in LOGINS.items():
-        assert migrate[f"DATA_ENGINE_{name.upper()}_DATABASE_URL"].startswith(f"postgresql://{login}:")
+        assert migrate[f"DATA_ENGINE_{name.upper().replace('-', '_')}_DATABASE_URL"].startswith(
+            f"postgresql://{login}:"
+        )
     assert SERVICES["migrate"]["command"] == ["migrate", "--roles"]
 
 

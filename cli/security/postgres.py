@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 
-from cli.database_roles import CONNECT_TIMEOUT_S, GROUPS, role_facts
+from cli.database_roles import CONNECT_TIMEOUT_S, GROUPS, MAY_DO_WITHOUT, role_facts
 from cli.security.report import Audited, Finding, is_loopback, parts_of
 
 SCHEMA = "data_engine"
@@ -41,7 +41,9 @@ FROM data_engine.tokens_v2 WHERE revoked_at IS NULL AND (expires_at IS NULL OR e
 
 async def check_postgres(audited: Audited) -> list[Finding]:
     """Roles, tables and tokens."""
-    findings = [finding for process in GROUPS async for finding in _check_role(audited, process)]
+    own = audited.endpoints.process_database_urls
+    connecting = [process for process in GROUPS if process in own or process not in MAY_DO_WITHOUT]
+    findings = [finding for process in connecting async for finding in _check_role(audited, process)]
     try:
         connection = await _connect(audited.endpoints.database_url)
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:

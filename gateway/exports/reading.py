@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from events.batch import BatchStore, Manifest
 from events.columns import Column, Kind, columns_of, records_of
@@ -84,6 +85,39 @@ async def page(payloads: Payloads, reference: Reference, start: int, limit: int)
         if before >= start + limit:
             break
     return manifest.rows, found
+
+
+async def picked(
+    payloads: Payloads, reference: Reference, filters: dict[str, str], start: int, limit: int
+) -> tuple[list[Any], int | None]:
+    """The first `limit` rows from row `start` on that have these texts in these fields, and the row to go on from.
+
+    Holds one chunk at a time. Raises as `open_table` does.
+    """
+    table = await open_table(payloads, reference)
+    found: list[Any] = []
+    first = 0
+    async for columns, ids in table.chunks():
+        rows = await asyncio.to_thread(_matching, columns, filters)
+        for row in rows:
+            if first + row >= start:
+                if len(found) == limit:
+                    return found, first + row
+                found += _rows(columns, row, 1)
+        first += len(ids)
+    return found, None
+
+
+def _matching(columns: dict[str, Column], filters: dict[str, str]) -> list[int]:
+    """The rows that have all of these texts."""
+    mask: Any = None
+    for name, value in filters.items():
+        column = columns.get(name)
+        if column is None or column.kind != "string":
+            return []
+        equal = pc.equal(column.array, value)
+        mask = equal if mask is None else pc.and_(mask, equal)
+    return np.flatnonzero(mask.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
 
 
 def _rows(columns: dict[str, Column], first: int, rows: int) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from gateway.routers import (
     blueprints,
     companies,
+    entity_sets,
     events,
     orgs,
     results,
@@ -25,6 +26,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     blueprints.router,
     steps.router,
     companies.router,
+    entity_sets.router,
     users.router,
     tokens.router,
     orgs.router,

@@ -108,7 +108,13 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
     code, out, _ = await up("status", "--json")
     status = json.loads(out)
     assert (code, status["healthy"], status["faults"]) == (0, True, [])
-    assert {p["process"] for p in status["processes"]} == {"gateway", "command-service", "worker", "projector"}
+    assert {p["process"] for p in status["processes"]} == {
+        "gateway",
+        "command-service",
+        "worker",
+        "projector",
+        "archiver",
+    }
     assert {p["lag"] for p in status["projections"]} == {0}
 
     code, out, err = await up("org", "create", "Second", "--admin-email", "a@example.com", "--json")

@@ -9,8 +9,11 @@ import httpx
 import jsonschema
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
 
+from events.blobs import BlobStore
 from events.ids import new_id
+from events.payload import digest_of, encode_records
 from gateway.permissions import ENDPOINTS
 from gateway.routers.blueprints import STEP_EXAMPLE
 from tests.gateway.support import AT, Service, World, add_invitation, add_person, insert, positions, sending, session
@@ -26,6 +29,7 @@ class State:
     run_id: str
     step_key: str
     invitation: str = ""
+    set_id: str = ""
 
     def headers(self, path: str) -> dict[str, str]:
         """Who may: an org admin, or for the endpoints of sessions alone a session that nobody is known for."""
@@ -85,12 +89,16 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/results/get": (200, lambda s: {"run_id": s.run_id}),
     "/v1/results/download": (200, lambda s: {"run_id": s.run_id, "format": "csv"}),
     "/v1/runs/diff": (200, lambda s: {"run_id": s.run_id, "before_run_id": s.run_id}),
+    "/v1/entity_sets/list": (200, lambda s: {"company_id": s.world.company_id, "name": "people"}),
+    "/v1/entity_sets/get": (200, lambda s: {"set_id": s.set_id, "record_key": "crm-1"}),
     "/v1/events/list": (200, lambda s: {"submission_id": s.submission_id}),
 }
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def state(client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool) -> State:
+async def state(
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, nats: Client
+) -> State:
     blueprint_id, step_key = new_id(), f"step_{new_id()[:8]}"
     await insert(
         database, "blueprints_v1", blueprint_id=blueprint_id, org_id=world.org_id, name="clean", description=None,
@@ -105,7 +113,23 @@ async def state(client: httpx.AsyncClient, world: World, service: Service, datab
     assert answer.status_code == 201, answer.text
     created = answer.json()
     invitation = await add_invitation(database, world.org_id, world.company_id)
-    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation)
+    set_id = await _add_set(database, nats, world, created["run_id"])
+    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation, set_id)
+
+
+async def _add_set(database: asyncpg.Pool, nats: Client, world: World, run_id: str) -> str:
+    """An entity set of one record."""
+    record = {"key": "crm-1", "entity": new_id(), "parent": None, "parent_score": None, "value:name": "ann"}
+    data = encode_records([record])
+    await BlobStore(nats).put(world.org_id, digest_of(data), data)
+    set_id = new_id()
+    await insert(
+        database, "entity_sets_v1", set_id=set_id, org_id=world.org_id, company_id=world.company_id, name="people",
+        version=1, snapshot_digest=digest_of(data), snapshot_size_bytes=len(data), snapshot_rows=1,
+        snapshot_inline=False, snapshot_format="json", last_run_id=run_id, created_at=AT, updated_at=AT,
+        position=next(positions), last_position=1,
+    )  # fmt: skip
+    return set_id
 
 
 def test_no_endpoint_is_left_out() -> None:

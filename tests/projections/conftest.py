@@ -21,6 +21,11 @@ from tests.projections.support import World, make_log_anew
 TABLES = [table.name for projection in PROJECTIONS for table in projection.tables]
 TRUNCATE = ", ".join(f"data_engine.{name}" for name in [*TABLES, "projection_checkpoints", "projection_dead_letters"])
 
+EMPTY_ARCHIVE = """
+BEGIN; SET LOCAL session_replication_role = replica; -- a superuser's way past the triggers
+TRUNCATE data_engine.event_log, data_engine.event_log_head; COMMIT
+"""
+
 
 @pytest.fixture(scope="session")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedConfig]:
@@ -62,5 +67,6 @@ async def world(own_servers: EmbeddedConfig, own_connection: Client, own_pool: a
     """An empty log and empty read models."""
     await make_log_anew(own_connection)
     await own_pool.execute(f"DROP SCHEMA IF EXISTS data_engine_rebuild CASCADE; TRUNCATE {TRUNCATE}")
+    await own_pool.execute(EMPTY_ARCHIVE)
     settings = Settings(_env_file=None, nats_url=own_servers.nats_url, database_url=own_servers.database_url)
     return World(settings, own_connection, own_pool, EventLog(own_connection))

@@ -13,6 +13,7 @@ import jwt
 from cli.bootstrap import create_org
 from cli.system import Endpoints
 from events.context import Role
+from events.entities import entity_set_id
 from gateway.permissions import Target
 from tests.gateway.support import sending
 from tests.system.client import SYSTEM_JWT_SECRET
@@ -112,11 +113,13 @@ class Things:
     submission_id: str = field(default_factory=new_id)
     run_id: str = field(default_factory=new_id)
     failed_run_id: str = field(default_factory=new_id)
+    set_id: str = field(default_factory=new_id)
 
     def ids(self) -> tuple[str, ...]:
         """Those of the company."""
         return (
             self.company_id, self.user_id, self.token_id, self.submission_id, self.run_id, self.failed_run_id,
+            self.set_id,
         )  # fmt: skip
 
 
@@ -205,17 +208,33 @@ async def new_session(admin: Caller, org_id: str, role: Role, company_id: str | 
     return caller
 
 
+MATCH = {
+    "key": "match_entities",
+    "config": {
+        "blocking": [[{"field": "n"}]],
+        "comparisons": [{"fields": ["n"], "method": "exact", "weight": 1}],
+        "threshold": 1,
+        "entity_set": "things",
+        "record_key": ["n"],
+    },
+}
+
+
 async def company_things(admin: Caller, org_id: str, company_id: str, blueprint_id: str, fails: str) -> Things:
     """A user with a token, a submission with its run, and a run that failed."""
     user_id = await new_user(admin, company_id)
     token = await admin.call("tokens/create", {"user_id": user_id, "name": "t"})
-    done, failed = await asyncio.gather(
-        submit(admin, company_id, blueprint_id, wait_s=30), submit(admin, company_id, fails, wait_s=30)
+    matches = await blueprint(admin, MATCH)
+    done, failed, matched = await asyncio.gather(
+        submit(admin, company_id, blueprint_id, wait_s=30),
+        submit(admin, company_id, fails, wait_s=30),
+        submit(admin, company_id, matches, wait_s=30),
     )
-    assert (done["run"]["status"], failed["run"]["status"]) == ("succeeded", "failed")
+    statuses = [made["run"]["status"] for made in (done, failed, matched)]
+    assert statuses == ["succeeded", "failed", "succeeded"]
     return Things(
         org_id, company_id, blueprint_id, user_id, token["token_id"], done["submission_id"], done["run_id"],
-        failed["run_id"],
+        failed["run_id"], entity_set_id(company_id, "things"),
     )  # fmt: skip
 
 

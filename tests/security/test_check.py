@@ -67,6 +67,7 @@ async def test_a_system_as_it_starts_has_no_weak_setting(own_system, own_setting
         "command-service",
         "worker",
         "projector",
+        "archiver",
         "remote-worker",
         "streams",
         "door",
@@ -74,7 +75,7 @@ async def test_a_system_as_it_starts_has_no_weak_setting(own_system, own_setting
         "durability",
     ):
         assert ("nats", name) in seen
-    for name in ("gateway", "projector", "operator", "data_engine.runs_v1", "data_engine.credentials"):
+    for name in ("gateway", "projector", "archiver", "operator", "data_engine.runs_v1", "data_engine.credentials"):
         assert ("postgres", name) in seen
     for area, where in (("tokens", "API tokens"), ("tokens", "invitations"), ("secrets", "sessions")):
         assert (area, where) in seen
@@ -96,8 +97,8 @@ async def test_processes_that_connect_as_the_operator_are_weak(own_settings, end
     everybody = replace(endpoints, process_nats_urls={}, process_database_urls={})
     found = await check_security(own_settings, everybody)
     everything = "dex is a superuser and has BYPASSRLS and has CREATEROLE"
-    assert weak(found, "postgres") == {"gateway": everything, "projector": everything}
-    assert set(weak(found, "nats")) == {"gateway", "command-service", "worker", "projector"}
+    assert weak(found, "postgres") == dict.fromkeys(("gateway", "projector", "archiver"), everything)
+    assert set(weak(found, "nats")) == {"gateway", "command-service", "worker", "projector", "archiver"}
     assert all("operator's own user" in what for what in weak(found, "nats").values())
 
 
@@ -191,7 +192,7 @@ async def test_a_nats_without_users_is_named(own_settings, endpoints, tmp_path):
 
 
 async def test_users_without_permissions_are_named(own_settings, endpoints, tmp_path):
-    names = ("operator", "gateway", "command-service", "worker", "projector")
+    names = ("operator", "gateway", "command-service", "worker", "projector", "archiver")
     users = "\n".join(f'{{ user: "{name}", password: "a-long-password" }}' for name in names)
     supervisor, port = await nats_server(tmp_path, f"authorization {{ users: [\n{users}\n] }}")
     urls = {name: f"nats://{name}:a-long-password@127.0.0.1:{port}" for name in names}

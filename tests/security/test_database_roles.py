@@ -96,7 +96,7 @@ async def test_a_superuser_is_never_given_a_new_password(settings):
         await ensure_logins(settings.database_dsn, {"gateway": Login(operator.name, "taken over")})
 
 
-@pytest.mark.parametrize("process", ["gateway", "projector"])
+@pytest.mark.parametrize("process", ["gateway", "projector", "archiver"])
 def test_a_process_does_not_start_as_the_superuser(settings, process):
     environment = {
         **os.environ,
@@ -140,7 +140,7 @@ def test_a_process_gets_its_own_urls_and_no_secret_of_others(own_system: System,
     assert own_system.endpoints is not None
     settings = own_settings.model_copy(update={"jwt_secret": _secret("for-the-gateway"), "gateway_nats_url": None})
     others = {"operator": own_system.endpoints.nats_url, **own_system.endpoints.process_nats_urls}
-    for name in ("gateway", "command-service", "worker", "projector"):
+    for name in ("gateway", "command-service", "worker", "projector", "archiver"):
         environment = own_system.endpoints.for_process(settings, name).as_environment()
         text = " ".join(environment.values())
         assert environment["DATA_ENGINE_NATS_URL"] == others[name]

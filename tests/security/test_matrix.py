@@ -104,6 +104,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/results/get": (by("run_id"), by("run_id", kind="input"), by("run_id", step_index=0, kind="rejects")),
     "/v1/results/download": (by("run_id"), by("run_id", format="parquet", kind="rejects")),
     "/v1/runs/diff": (Case(lambda t, o: {"run_id": t.run_id, "before_run_id": t.run_id}),),
+    "/v1/entity_sets/list": (by("company_id", lists=True),),
+    "/v1/entity_sets/get": (by("set_id"), by("set_id", record_key="1")),
     "/v1/events/list": (by("run_id"), by("submission_id"), by("run_id", after_position=1, limit=1)),
     "/v1/steps/list": (nothing(),),
     "/v1/steps/get": (nothing(key="test_count"),),
@@ -217,6 +219,7 @@ LISTS = {
     "/v1/submissions/list": "submission_id",
     "/v1/runs/list": "run_id",
     "/v1/blueprints/list": "blueprint_id",
+    "/v1/entity_sets/list": "set_id",
 }
 
 

@@ -20,10 +20,10 @@ from events.health import answer_health, ask_health
 from events.log import EventLog
 from migrations.streams import check_streams, migrate_streams
 
-PROCESSES = ("gateway", "command-service", "worker", "projector")
+PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
 USERS = (*PROCESSES, embedded.REMOTE_WORKER)
 BLOB = "0" * 64
-READERS = ("gateway", "projector")
+READERS = ("gateway", "projector", "archiver")
 DESTRUCTION = {
     "$JS.API.STREAM.PURGE.EVENTS": {},
     "$JS.API.STREAM.DELETE.EVENTS": {},
@@ -245,7 +245,7 @@ async def test_nobody_listens_to_what_others_are_answered(user, name):
         assert f'subscription to "{subject.lower()}"' in await attacker.refusal()
 
 
-@pytest.mark.parametrize("name", ["worker", "gateway", "projector", "remote-worker"])
+@pytest.mark.parametrize("name", ["worker", "gateway", "projector", "archiver", "remote-worker"])
 async def test_only_the_command_service_is_asked(user, name):
     attacker = await user(name)
     await attacker.nc.subscribe("ask.*", queue="commands")

@@ -124,3 +124,20 @@ async def test_a_company_never_meets_the_entities_of_another(org, log):
     hers, result = await matched(org, blueprint, FIRST, company_id=sister)
     assert set(hers.values()).isdisjoint(mine.values())
     assert result["report"]["entities"]["base_version"] == 0
+
+
+async def test_a_set_is_listed_and_its_records_are_found(org, other_org):
+    blueprint = await org.blueprint(MATCH)
+    entities, result = await matched(org, blueprint, FIRST)
+    listed = (await org.call("entity_sets/list", {"name": "people", "min_position": result["position"]}))["items"]
+    assert [(found["name"], found["records"], found["version"]) for found in listed] == [("people", 3, 1)]
+    set_id = listed[0]["set_id"]
+    mine = await org.call("entity_sets/get", {"set_id": set_id, "entity_id": entities["1"]})
+    assert [record["record_key"] for record in mine["records"]] == ["1", "3"]
+    assert mine["records"][1]["linked_to"] == "1"
+    assert mine["records"][1]["values"] == {"name": "anna jansem", "city": "utrecht"}
+    pages = [await org.call("entity_sets/get", {"set_id": set_id, "limit": 2})]
+    pages.append(await org.call("entity_sets/get", {"set_id": set_id, "limit": 2, "cursor": pages[0]["next_cursor"]}))
+    assert [record["record_key"] for page in pages for record in page["records"]] == ["1", "2", "3"]
+    assert pages[1]["next_cursor"] is None
+    assert (await other_org.post("entity_sets/get", {"set_id": set_id})).status_code == 404

@@ -21,7 +21,7 @@ from tests.system.client import Org, new_org
 
 RUNS = 200
 INFLIGHT = 16
-VICTIMS = ("gateway", "command-service", "worker", "projector", "nats", "postgres")
+VICTIMS = ("gateway", "command-service", "worker", "projector", "archiver", "nats", "postgres")
 PATIENCE_S = 150
 
 

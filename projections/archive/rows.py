@@ -1,0 +1,94 @@
+"""A row of the archive, made from a message of the log. Never fails: whatever the log holds is archived."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from events import strictjson, subjects
+from events.follow import Followed
+from events.leaf import leaf_bytes, next_chain
+from projections.log_guard import decision_id_of
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BIGINT_MAX = 2**63 - 1
+
+COLUMNS: Mapping[str, str] = {
+    "position": "bigint", "recorded_at": "timestamptz", "subject": "text", "body": "bytea", "decision_id": "text",
+    "chain": "bytea", "org_id": "uuid", "kind": "text", "aggregate_id": "text", "version": "bigint",
+    "company_id": "uuid", "correlation_id": "text", "causation_id": "text", "user_id": "uuid",
+    "decided_at": "timestamptz",
+}  # fmt: skip
+"""The columns of `event_log` and their types, in the order of a row."""
+
+Row = tuple[Any, ...]
+
+
+def rows_of(messages: Sequence[Followed], chain: bytes) -> tuple[list[Row], bytes]:
+    """The rows of consecutive messages, and the chain after the last; `chain` is that before the first."""
+    rows = []
+    for message in messages:
+        chain = next_chain(chain, leaf_bytes(message.position, message.subject, message.body))
+        rows.append(_row(message, chain))
+    return rows, chain
+
+
+def _row(message: Followed, chain: bytes) -> Row:
+    return (
+        message.position,
+        _EPOCH + timedelta(microseconds=message.recorded_ns // 1000),
+        message.subject,
+        message.body,
+        _text(decision_id_of(message.body)) or "",
+        chain,
+        *_of_subject(message.subject),
+        *_of_envelope(message.body),
+    )
+
+
+def _of_subject(subject: str) -> tuple[UUID | None, str | None, str | None, int | None]:
+    """Org (None for the platform's own), kind, id and version; nothing of what is no decision's subject."""
+    try:
+        address = subjects.Address.parse(subject)
+    except ValueError:
+        return None, None, None, None
+    version = address.version if 0 <= address.version <= _BIGINT_MAX else None
+    return _uuid(address.org_id), address.kind, address.aggregate_id, version
+
+
+def _of_envelope(body: bytes) -> Row:
+    """Company, correlation, cause, user and time, each None where the body does not tell it."""
+    try:
+        envelope = strictjson.loads(body)
+    except ValueError:
+        return None, None, None, None, None
+    if not isinstance(envelope, dict):
+        return None, None, None, None, None
+    actor = envelope.get("actor")
+    return (
+        _uuid(envelope.get("company")),
+        _text(envelope.get("correlation")),
+        _text(envelope.get("cause")),
+        _uuid(actor.get("user_id")) if isinstance(actor, dict) else None,
+        _time(envelope.get("at")),
+    )
+
+
+def _uuid(value: object) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    """A text as Postgres can hold it: without NUL."""
+    return value if isinstance(value, str) and "\0" not in value else None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
