@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from gateway.routers import (
+    audit,
     blueprints,
     companies,
     entity_sets,
@@ -23,6 +24,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     results.router,
     step_results.router,
     events.router,
+    audit.router,
     blueprints.router,
     steps.router,
     companies.router,

@@ -211,7 +211,10 @@ class TreeBuilder:
         if not trees:
             return
         kept = []
-        if self._key is not None:
+        if self._key is None:
+            for tree in trees:
+                tree.note = None
+        else:
             now, epoch = self._clock(), await connection.fetchval(tree_sql.EPOCH)
             for tree in trees:
                 tree.note = self._key.sign(self._checkpoint(tree, self._key, now, epoch))
