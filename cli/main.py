@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import credentials, database_roles, processes
+from cli.audit_commands import audit_app
 from cli.embedded import REMOTE_WORKER
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
@@ -31,6 +32,7 @@ app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
 app.add_typer(docs_app, name="docs")
+app.add_typer(audit_app, name="audit")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from events.audit import export, merkle
 from events.audit.checkpoint import SignedCheckpoint
-from events.errors import StateConflictError
+from events.errors import NotFoundError, StateConflictError
 from events.ids import first_run_id
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
@@ -320,12 +320,12 @@ async def _tree(call: Call, position: int) -> Tree:
 
 
 def _signed(tree: Tree) -> SignedCheckpoint:
-    """Raises StateConflictError when nobody signs."""
+    """Raises NotFoundError when the org's history is empty, and StateConflictError when nobody signs it."""
+    if not tree.size:
+        raise NotFoundError("There is no checkpoint: nothing of the org is in the archive yet.")
     if tree.note is None:
         raise StateConflictError(
-            "There is no signed checkpoint: nothing of the org is in the archive yet, or the operator has set no "
-            "DATA_ENGINE_AUDIT_KEY.",
-            code="no_checkpoint",
+            "The org's history is not signed: the operator has set no DATA_ENGINE_AUDIT_KEY.", code="not_signed"
         )
     return SignedCheckpoint.parse(tree.note)
 

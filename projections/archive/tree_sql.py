@@ -61,6 +61,6 @@ SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], 
 ON CONFLICT DO NOTHING
 """
 LATEST_NOTES = """
-SELECT org_id::text, size, note FROM data_engine.org_trees
+SELECT position, note FROM data_engine.org_trees
 WHERE note IS NOT NULL AND position > $1 ORDER BY position LIMIT $2
 """
