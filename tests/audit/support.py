@@ -14,6 +14,7 @@ from events.audit.checkpoint import AuditKey, Checkpoint
 from events.audit.export import FORMAT
 from events.audit.merkle import leaf_hash
 from events.context import Actor
+from events.ids import new_id
 from events.leaf import leaf_bytes
 from events.mapper import encode_decision
 from events.model import Decision
@@ -61,6 +62,16 @@ def entry(position: int, org_id: str = ORG, name: str = "Globex", thing: int | N
     )  # fmt: skip
     subject = subjects.decision(org_id, "company", thing_id, version, "log.company")
     return Entry(position, subject, encode_decision(decision), company_id)
+
+
+def company_decision(org_id: str, company_id: str | None) -> Decision:
+    """A decision to append: a company of its own, kept as one of `company_id`."""
+    thing_id = new_id()
+    event = CompanyCreated(originator_id=thing_id, originator_version=1, name="Globex")
+    return Decision(
+        org_id=org_id, kind="company", aggregate_id=thing_id, version=1, routing="log.company", decision_id=new_id(),
+        at=AT, actor=Actor(method="service"), events=(event,), company_id=company_id,
+    )  # fmt: skip
 
 
 def history(size: int, step: int = 3, org_id: str = ORG) -> list[Entry]:

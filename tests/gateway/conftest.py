@@ -132,7 +132,7 @@ async def proving(nats: Client, database: asyncpg.Pool) -> AsyncIterator[AuditKe
     async def tell(position: int) -> None:
         await nats.publish(subjects.PROVED, strictjson.dumps({"position": position}))
 
-    builder = TreeBuilder(database, key, told=tell)
+    builder = TreeBuilder(database, key, told=tell, idle_s=3600)  # looks when it is woken: tests alter the archive
     tasks = [
         asyncio.create_task(Archiver(database, nats, archived=builder.wake).run(stop)),
         asyncio.create_task(builder.run(stop)),
