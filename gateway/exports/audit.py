@@ -2,7 +2,8 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +49,33 @@ async def export_lines(
     proofs = await nodes.proofs([merkle.consistency_ranges(size, tree.size) for size in previous_sizes])
     consistency = dict(zip(previous_sizes, proofs, strict=True))
     yield export.header_line(scope.org_id, part.selection, part.indexes, tree.note, consistency)
-    after, tile, count = part.after, -1, 0
-    while entries := await audit.page(reader, scope, after, part.until, part.aggregate_ids):
-        await still_allowed()
-        wanted = sorted({e.leaf_index >> TILE_HEIGHT for e in entries if e.leaf_index is not None} - {tile})
-        tiles = dict(zip(wanted, await nodes.tiles(wanted), strict=True))
-        nodes.forget_leaves()
-        text, tile = await asyncio.to_thread(_lines, entries, tiles, tile)
-        yield text
-        after, count = entries[-1].position, count + len(entries)
+    tile, count = -1, 0
+    async with aclosing(_pages(reader, part)) as pages:
+        async for entries in pages:
+            await still_allowed()
+            wanted = sorted({e.leaf_index >> TILE_HEIGHT for e in entries if e.leaf_index is not None} - {tile})
+            tiles = dict(zip(wanted, await nodes.tiles(wanted), strict=True))
+            nodes.forget_leaves()
+            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile)
+            count += len(entries)
+            yield text
     yield export.end_line(count)
+
+
+async def _pages(reader: Reader, part: Part) -> AsyncGenerator[list[Entry], None]:
+    """The decisions, page by page; the next one is read while the present one is written."""
+
+    def read(after: int) -> "asyncio.Task[list[Entry]]":
+        return asyncio.create_task(audit.page(reader, part.scope, after, part.until, part.aggregate_ids))
+
+    coming = read(part.after)
+    try:
+        while entries := await coming:
+            coming = read(entries[-1].position)
+            yield entries
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _lines(entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int) -> tuple[bytes, int]:

@@ -87,7 +87,10 @@ FROM (
         ORDER BY position LIMIT {PAGE_ROWS}
     ) wanted
 ) sized
-LEFT JOIN data_engine.org_leaves leaf ON leaf.org_id = $1::uuid AND leaf.position = sized.position
+LEFT JOIN LATERAL (
+    SELECT leaf_index FROM data_engine.org_leaves WHERE org_id = $1::uuid AND position = sized.position
+    OFFSET 0  -- row by row: joined as a whole, all leaves of the org would be read for each page
+) leaf ON true
 WHERE bytes_before < {PAGE_BYTES}
 ORDER BY sized.position
 """
