@@ -172,4 +172,4 @@ def _bar(quiet: bool) -> Progress:
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    return Progress(*columns, console=console, disable=quiet, transient=True)
+    return Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)

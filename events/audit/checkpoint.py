@@ -101,7 +101,7 @@ class AuditKey:
     def of(cls, secret: str, origin: str) -> "AuditKey":
         """From the setting: base64 of the 32 bytes of an Ed25519 private key (RFC 8032). Raises ConfigurationError."""
         try:
-            key = Ed25519PrivateKey.from_private_bytes(notes.from_base64(secret, "it"))
+            key = Ed25519PrivateKey.from_private_bytes(notes.from_base64(secret.strip(), "it"))
             return cls(key, origin)
         except ProofError as error:
             raise ConfigurationError(f"DATA_ENGINE_AUDIT_KEY or _ORIGIN: {error.message}") from error

@@ -231,7 +231,7 @@ class _Verification:
             return FoundError("altered", f"{what} has another number than its index, {found}.", index=found, **where)
         if expected in following or not self._complete:
             return FoundError("reordered", f"{what} belongs to index {found}, not to {wanted}.", index=wanted, **where)
-        return self._removed(position, found)
+        return self._removed(position, found, here)
 
     def _following(self) -> Iterator[bytes]:
         """The leaf hashes of the lines that follow in this tile."""
@@ -240,16 +240,17 @@ class _Verification:
                 return
             yield _leaf_hash(record)
 
-    def _removed(self, before: int | None, found: int | None = None) -> FoundError:
+    def _removed(self, before: int | None, found: int | None = None, line: int | None = None) -> FoundError:
         """The decision at the next index is missing, and those after it up to `found`, which stands at `before`."""
         upto = "" if found is None or found == self._next + 1 else f" to {found - 1}"
         place = f"after position {self._position}" + ("" if before is None else f" and before position {before}")
+        line = self._line if line is None else line
         return FoundError(
             "removed",
-            f"The decision of index {self._next}{upto} was removed: it stood {place} (line {self._line}).",
+            f"The decision of index {self._next}{upto} was removed: it stood {place} (line {line}).",
             index=self._next,
             position=self._position + 1 if before == self._position + 2 else None,
-            line=self._line,
+            line=line,
         )
 
     def _malformed(self, why: str) -> FoundError:
