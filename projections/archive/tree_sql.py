@@ -31,23 +31,26 @@ ADD_LEAVES = """
 INSERT INTO data_engine.org_leaves (org_id, leaf_index, position, leaf_hash)
 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bytea[])
 """
+# Tile by tile: joined as wholes, all leaves would be read for each batch.
 ADD_LEAF_TILES = """
 INSERT INTO data_engine.org_tiles (org_id, level, tile_index, hashes, root)
-SELECT full_tile.org_id, 0, full_tile.tile_index, string_agg(leaf.leaf_hash, ''::bytea ORDER BY leaf.leaf_index),
-       full_tile.root
+SELECT full_tile.org_id, 0, full_tile.tile_index, part.hashes, full_tile.root
 FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS full_tile (org_id, tile_index, root)
-JOIN data_engine.org_leaves leaf ON leaf.org_id = full_tile.org_id
-    AND leaf.leaf_index >= full_tile.tile_index * 256 AND leaf.leaf_index < (full_tile.tile_index + 1) * 256
-GROUP BY full_tile.org_id, full_tile.tile_index, full_tile.root
+CROSS JOIN LATERAL (
+    SELECT string_agg(leaf_hash, ''::bytea ORDER BY leaf_index) AS hashes FROM data_engine.org_leaves
+    WHERE org_id = full_tile.org_id
+        AND leaf_index >= full_tile.tile_index * 256 AND leaf_index < (full_tile.tile_index + 1) * 256
+) part
 """
 ADD_TILES_ABOVE = """
 INSERT INTO data_engine.org_tiles (org_id, level, tile_index, hashes, root)
-SELECT full_tile.org_id, $1, full_tile.tile_index, string_agg(below.root, ''::bytea ORDER BY below.tile_index),
-       full_tile.root
+SELECT full_tile.org_id, $1, full_tile.tile_index, part.hashes, full_tile.root
 FROM unnest($2::uuid[], $3::bigint[], $4::bytea[]) AS full_tile (org_id, tile_index, root)
-JOIN data_engine.org_tiles below ON below.org_id = full_tile.org_id AND below.level = $1 - 1
-    AND below.tile_index >= full_tile.tile_index * 256 AND below.tile_index < (full_tile.tile_index + 1) * 256
-GROUP BY full_tile.org_id, full_tile.tile_index, full_tile.root
+CROSS JOIN LATERAL (
+    SELECT string_agg(root, ''::bytea ORDER BY tile_index) AS hashes FROM data_engine.org_tiles
+    WHERE org_id = full_tile.org_id AND level = $1 - 1
+        AND tile_index >= full_tile.tile_index * 256 AND tile_index < (full_tile.tile_index + 1) * 256
+) part
 """
 PUT_TREES = """
 INSERT INTO data_engine.org_trees (org_id, size, position, peaks, note, kept_at)

@@ -56,23 +56,30 @@ WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND subm
 ORDER BY position LIMIT $4
 """
 
+# Tile by tile: joined as wholes, all leaves would be read.
 TILES = """
-SELECT wanted.level, wanted.tile_index, tile.hashes
+SELECT wanted.level, wanted.tile_index, part.hashes
 FROM unnest($2::int[], $3::bigint[]) AS wanted (level, tile_index)
-JOIN data_engine.org_tiles tile
-    ON tile.org_id = $1::uuid AND tile.level = wanted.level AND tile.tile_index = wanted.tile_index
+CROSS JOIN LATERAL (
+    SELECT hashes FROM data_engine.org_tiles
+    WHERE org_id = $1::uuid AND level = wanted.level AND tile_index = wanted.tile_index
+    OFFSET 0
+) part
 UNION ALL
-SELECT 0, wanted.tile_index, string_agg(leaf.leaf_hash, ''::bytea ORDER BY leaf.leaf_index)
+SELECT 0, wanted.tile_index, part.hashes
 FROM unnest($4::bigint[], $5::bigint[]) AS wanted (tile_index, end_index)
-JOIN data_engine.org_leaves leaf ON leaf.org_id = $1::uuid
-    AND leaf.leaf_index >= wanted.tile_index * 256 AND leaf.leaf_index < wanted.end_index
-GROUP BY wanted.tile_index
+CROSS JOIN LATERAL (
+    SELECT string_agg(leaf_hash, ''::bytea ORDER BY leaf_index) AS hashes FROM data_engine.org_leaves
+    WHERE org_id = $1::uuid AND leaf_index >= wanted.tile_index * 256 AND leaf_index < wanted.end_index
+) part
 UNION ALL
-SELECT wanted.level, wanted.tile_index, string_agg(below.root, ''::bytea ORDER BY below.tile_index)
+SELECT wanted.level, wanted.tile_index, part.hashes
 FROM unnest($6::int[], $7::bigint[], $8::bigint[]) AS wanted (level, tile_index, end_index)
-JOIN data_engine.org_tiles below ON below.org_id = $1::uuid AND below.level = wanted.level - 1
-    AND below.tile_index >= wanted.tile_index * 256 AND below.tile_index < wanted.end_index
-GROUP BY wanted.level, wanted.tile_index
+CROSS JOIN LATERAL (
+    SELECT string_agg(root, ''::bytea ORDER BY tile_index) AS hashes FROM data_engine.org_tiles
+    WHERE org_id = $1::uuid AND level = wanted.level - 1
+        AND tile_index >= wanted.tile_index * 256 AND tile_index < wanted.end_index
+) part
 """
 
 # As many rows as are wanted, or fewer when their bodies are more bytes than are wanted; one at least.
@@ -210,7 +217,7 @@ class TreeNodes:
             self._tiles[level, tile] = hashes
         for level, tile in wanted:
             count = min(TILE_LEAVES, (self.size >> TILE_HEIGHT * level) - tile * TILE_LEAVES)
-            if len(self._tiles.get((level, tile), b"")) != count * HASH_BYTES:
+            if len(self._tiles.get((level, tile)) or b"") != count * HASH_BYTES:
                 raise ArchiveAlteredError(
                     f"The tree of the org lacks hashes: those of level {level} from {tile * TILE_LEAVES} on."
                 )
