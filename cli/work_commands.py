@@ -8,8 +8,6 @@ import typer
 from cli.render import print_json
 from cli.shell import AsJson, api, guarded
 
-audit_app = typer.Typer(no_args_is_help=True, help="Checking what was recorded.")
-
 
 def preview(
     file: Annotated[Path, typer.Argument(help="Records: any file that `dex submit` takes.")],
@@ -28,7 +26,6 @@ def preview(
     raise typer.Exit(0 if made["succeeded"] else 1)
 
 
-@audit_app.command("verify-run")
 def verify_run(
     run_id: Annotated[str, typer.Argument(help="A run that has succeeded.")],
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the end, at most.")] = 3600,

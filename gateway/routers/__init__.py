@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from gateway.routers import (
+    audit,
     blueprints,
     companies,
     entity_sets,
@@ -25,6 +26,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     results.router,
     step_results.router,
     events.router,
+    audit.router,
     blueprints.router,
     preview.router,
     steps.router,
