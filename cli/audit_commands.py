@@ -9,11 +9,12 @@ from cli.auditing import download_export, fetch_checkpoint, show_report, signing
 from cli.embedded import new_key
 from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded
-from cli.work_commands import verify_run
+from cli.work_commands import verify_report, verify_run
 from events.settings import Settings
 
 audit_app = typer.Typer(no_args_is_help=True, help="Proof of the history (docs/audit-format.md).")
 audit_app.command("verify-run")(verify_run)
+audit_app.command("verify-report")(verify_report)
 
 
 @audit_app.command("new-key")

@@ -44,3 +44,18 @@ def verify_run(
     else:
         show_verification(made)
     raise typer.Exit({"reproduced": 0, "running": 2}.get(made["report"]["verdict"], 1))
+
+
+def verify_report(
+    file: Annotated[Path, typer.Argument(help="What `dex audit verify-run --out` wrote.")],
+    key: Annotated[str, typer.Option(help="The verifier's line, as `dex audit key` prints it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check offline that a report is the signed one. Exit code 0: it is."""
+    from cli.verifying import check_report
+
+    report = guarded(lambda: check_report(file, key))
+    if as_json:
+        print_json(report)
+    else:
+        print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")

@@ -25,6 +25,9 @@ ARCHIVED = "signals.archived"
 PROVED = "signals.proved"
 """Published by the archiver when the orgs' trees have reached a position; a hint too."""
 
+SIGN_REPORT = "audit.sign"
+"""A gateway asks the archiver to sign the report of a verification (events.verification)."""
+
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
 

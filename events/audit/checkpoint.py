@@ -116,6 +116,10 @@ class AuditKey:
         """The public key: under the platform's name, or that of an org's checkpoints."""
         return Verifier(self._origin if org_id is None else self.origin(org_id), notes.public_bytes(self._key))
 
+    def sign_text(self, org_id: str, text: str) -> str:
+        """A text about an org as a signed note. Its first line must be no origin: a note is of one kind only."""
+        return notes.sign(text, self.origin(org_id), self._key)
+
     def sign(self, checkpoint: Checkpoint) -> str:
         """The signed note of a checkpoint."""
         return notes.sign(checkpoint.text(), checkpoint.origin, self._key)

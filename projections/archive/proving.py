@@ -13,6 +13,7 @@ from events.errors import UnavailableError
 from events.logging import get_logger
 from events.settings import Settings
 from projections.archive.pushing import Pusher, targets_of
+from projections.archive.signing import ReportSigner
 from projections.archive.trees import TreeBuilder
 from projections.database import create_pool
 from projections.waiting import pause
@@ -52,7 +53,9 @@ class Proving:
                 self._builder = TreeBuilder(pool, self._key, told=self._tell)
                 interval_s = self._settings.audit_push_interval_s
                 pushers = [Pusher(pool, target, interval_s) for target in self._targets]
-                await together(stop, self._builder.run(stop), *(pusher.run(stop) for pusher in pushers))
+                signers = [] if self._key is None else [ReportSigner(self._nc, pool, self._key)]
+                parts = (*(pusher.run(stop) for pusher in pushers), *(signer.run(stop) for signer in signers))
+                await together(stop, self._builder.run(stop), *parts)
 
     async def _tell(self, position: int) -> None:
         """Wake those who wait. A hint: one that is lost costs them time, and no truth."""
