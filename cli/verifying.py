@@ -9,7 +9,9 @@ import orjson
 
 from cli.api import Api
 from cli.render import console, facts_table
-from events.errors import InvalidInputError
+from events.audit.note import Note, Verifier
+from events.errors import InvalidInputError, ProofError
+from events.verification import statement
 
 WAIT_S = 20.0
 DIGEST_CHARS = 12
@@ -50,6 +52,8 @@ def show_verification(made: Mapping[str, Any]) -> None:
         )
         for step in report["steps"]
     ]  # fmt: skip
+    signed = made["why_unsigned"] if made["note"] is None else "signed; check it with dex audit verify-report"
+    console.print(f"Signature: {signed}", soft_wrap=True, highlight=False)
     columns = ("#", "step", "version", "rows", "recorded output", "found output", "verdict", "position")
     console.print(facts_table("Steps", columns, rows))
     for step in report["steps"]:
@@ -62,6 +66,29 @@ def show_verification(made: Mapping[str, Any]) -> None:
             soft_wrap=True,
         )
         _show_row(first_row)
+
+
+def check_report(file: Path, key: str) -> dict[str, Any]:
+    """Check offline a file that `dex audit verify-run --out` wrote: the signature, and that it is this report's.
+
+    The report. Raises ProofError, and InvalidInputError for a file of another kind.
+    """
+    try:
+        made = orjson.loads(file.read_bytes())
+        report, note = made["report"], made["note"]
+        text = statement(report)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{file} is no report of a verification: {error!r}") from error
+    if note is None:
+        raise ProofError(f"The report is not signed: {made.get('why_unsigned')}")
+    signed = Note.parse(note)
+    verifier = Verifier.parse(key)
+    if verifier.name == signed.signatures[0][0].rpartition("/")[0]:  # the platform's key, under an org's name
+        verifier = Verifier(f"{verifier.name}/{report['org_id']}", verifier.key)
+    signed.check(verifier)
+    if signed.text != text:
+        raise ProofError("The report is not the one that was signed: it was altered.")
+    return dict(report)
 
 
 def _show_row(first_row: Mapping[str, Any]) -> None:

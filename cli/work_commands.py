@@ -8,8 +8,6 @@ import typer
 from cli.render import print_json
 from cli.shell import AsJson, api, guarded
 
-audit_app = typer.Typer(no_args_is_help=True, help="Checking what was recorded.")
-
 
 def preview(
     file: Annotated[Path, typer.Argument(help="Records: any file that `dex submit` takes.")],
@@ -28,7 +26,6 @@ def preview(
     raise typer.Exit(0 if made["succeeded"] else 1)
 
 
-@audit_app.command("verify-run")
 def verify_run(
     run_id: Annotated[str, typer.Argument(help="A run that has succeeded.")],
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the end, at most.")] = 3600,
@@ -47,3 +44,18 @@ def verify_run(
     else:
         show_verification(made)
     raise typer.Exit({"reproduced": 0, "running": 2}.get(made["report"]["verdict"], 1))
+
+
+def verify_report(
+    file: Annotated[Path, typer.Argument(help="What `dex audit verify-run --out` wrote.")],
+    key: Annotated[str, typer.Option(help="The verifier's line, as `dex audit key` prints it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check offline that a report is the signed one. Exit code 0: it is."""
+    from cli.verifying import check_report
+
+    report = guarded(lambda: check_report(file, key))
+    if as_json:
+        print_json(report)
+    else:
+        print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")

@@ -22,6 +22,12 @@ PROJECTED = "signals.projected"
 ARCHIVED = "signals.archived"
 """Published by the archiver after each commit, with the position; a hint too."""
 
+PROVED = "signals.proved"
+"""Published by the archiver when the orgs' trees have reached a position; a hint too."""
+
+SIGN_REPORT = "audit.sign"
+"""A gateway asks the archiver to sign the report of a verification (events.verification)."""
+
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
 

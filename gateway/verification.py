@@ -1,14 +1,22 @@
 """The report of a verification, and the first row that differs, found by comparing the two outputs."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from events.errors import DataEngineError
+import nats.errors
+from nats.aio.client import Client
+
+from events import strictjson, subjects
+from events.errors import DataEngineError, UnavailableError
 from events.log import EventLog
 from events.payload import Payload, digest_of
 from events.processing import RUN
-from events.verification import Found, report, results_of, verifies_of
+from events.verification import Found, report, results_of, statement, verifies_of
 from gateway.exports.diff import compare
 from gateway.payloads import Kind, Payloads, Reference
+from gateway.proved import Proved
+
+ARCHIVED_WITHIN_S = 5.0
 
 
 async def report_of(log: EventLog, payloads: Payloads, org_id: str, run_id: str) -> tuple[dict[str, Any], Any]:
@@ -30,6 +38,35 @@ async def report_of(log: EventLog, payloads: Payloads, org_id: str, run_id: str)
     if before is None or after is None:
         return made, _no_row("One of the two has no rows there: the digests tell all.")
     return made, await _first_row(payloads, before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The signed statement of a report, or why there is none."""
+
+    note: str | None
+    why_unsigned: str | None
+
+
+async def signature_of(connection: Client, proved: Proved, made: dict[str, Any]) -> Signature:
+    """Ask the archiver, who makes the report anew from the archive. What it signs is looked at, too."""
+    if made["verdict"] == "running":
+        return Signature(None, "It has not ended yet.")
+    asked = {"org_id": made["org_id"], "verification_run_id": made["verification_run_id"]}
+    try:
+        await proved.wait(made["verification_position"], ARCHIVED_WITHIN_S)
+        answer = await connection.request(subjects.SIGN_REPORT, strictjson.dumps(asked), timeout=ARCHIVED_WITHIN_S)
+        told = strictjson.loads(answer.data)
+    except UnavailableError as error:
+        return Signature(None, error.message)
+    except (nats.errors.Error, TimeoutError):
+        return Signature(None, "No archiver with a key (DATA_ENGINE_AUDIT_KEY) answers.")
+    if "note" not in told:
+        return Signature(None, str(told.get("refused")))
+    if not told["note"].startswith(f"{statement(made)}\n"):
+        text = "The archive tells of another report than the log: one of them was altered. See `dex log check`."
+        return Signature(None, text)
+    return Signature(told["note"], None)
 
 
 async def _first_row(payloads: Payloads, before: Reference, after: Reference) -> dict[str, Any]:

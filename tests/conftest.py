@@ -94,6 +94,7 @@ def system_settings(settings: Settings) -> Settings:
     secrets = {
         "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
         "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),
+        "audit_key": SecretStr(embedded.new_key()),
     }
     return settings.model_copy(update=changes | secrets)
 

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from gateway.routers import (
+    audit,
     blueprints,
     companies,
     entity_sets,
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     step_results.router,
     events.router,
     event_streams.router,
+    audit.router,
     blueprints.router,
     preview.router,
     steps.router,

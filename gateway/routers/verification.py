@@ -15,7 +15,7 @@ from gateway.commands import Deferred
 from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, TIME_EXAMPLE, Done, Id, Position, Query, example, shown
 from gateway.routers.runs import RowChange, check_wait
 from gateway.run_view import RunKey, wait_until_ended
-from gateway.verification import report_of
+from gateway.verification import report_of, signature_of
 from gateway.visibility import must_see
 from projections.queries.reader import Row, Scope
 
@@ -63,6 +63,14 @@ ROW_EXAMPLE: dict[str, Any] = {
     "row": {"row_id": 7, "change": "changed", "fields": {"city": {"before": "bonn", "after": "Bonn"}}},
     "rows": {"added": 0, "removed": 0, "changed": 1},
     "why_no_row": None,
+}
+VERIFICATION_EXAMPLE: dict[str, Any] = {
+    "report": REPORT_EXAMPLE,
+    "first_row": ROW_EXAMPLE,
+    "note": f"{FORMAT}\n{ID_EXAMPLE}\n{ID_EXAMPLE}\n{OTHER_ID_EXAMPLE}\ndiverged\nsha256:{DIGEST_EXAMPLE}\n\n"
+    f"\N{EM DASH} history.example/{ID_EXAMPLE} Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGz"
+    "Gku9nTo+zyWE+xeMcTOAYQ8=\n",
+    "why_unsigned": None,
 }
 
 router = APIRouter(prefix="/v1/audit", tags=["verification"], route_class=CallRoute)
@@ -133,12 +141,17 @@ class FirstRow(BaseModel):
 
 
 class Verification(BaseModel):
-    """A verification's report, and of a divergence the first row that differs."""
+    """A verification's report, of a divergence the first row that differs, and the report's signature."""
 
-    model_config = shown(report=REPORT_EXAMPLE, first_row=ROW_EXAMPLE)
+    model_config = shown(**VERIFICATION_EXAMPLE)
 
     report: Report
     first_row: FirstRow | None
+    note: Annotated[
+        str | None,
+        Field(description="A signed note (C2SP signed-note) with the verdict and the report's SHA-256: keep it."),
+    ]
+    why_unsigned: str | None
 
 
 class VerifyRun(BaseModel):
@@ -157,7 +170,7 @@ class VerificationStarted(Done):
         verification_run_id=OTHER_ID_EXAMPLE,
         position=40,
         repeated=False,
-        verification={"report": REPORT_EXAMPLE, "first_row": ROW_EXAMPLE},
+        verification=VERIFICATION_EXAMPLE,
     )
 
     verification_run_id: Id
@@ -222,4 +235,7 @@ async def _ended(call: Call, row: Row | None) -> dict[str, Any] | None:
 
 async def _verification(call: Call, run_id: str) -> dict[str, Any]:
     report, first_row = await report_of(call.gateway.log, call.gateway.payloads, call.org_id, run_id)
-    return {"report": report, "first_row": first_row}
+    signature = await signature_of(call.gateway.connection, call.gateway.proved, report)
+    return {
+        "report": report, "first_row": first_row, "note": signature.note, "why_unsigned": signature.why_unsigned,
+    }  # fmt: skip

@@ -105,6 +105,10 @@ async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
     assert code == 0, err
     assert "reproduced" in out
     assert json.loads((folder / "report.json").read_text())["report"]["run_id"] == run["run_id"]
+    _, key, _ = await dex("audit", "key")
+    code, out, err = await dex("audit", "verify-report", str(folder / "report.json"), "--key", key.strip())
+    assert code == 0, err
+    assert "reproduced" in out
     for name, content in (("out.csv", '"Ada Byron","Bonn"'), ("out.jsonl", '{"name":"Ada Byron","city":"Bonn"}')):
         code, _, err = await dex("download", run["run_id"], str(folder / name))
         assert code == 0, err

@@ -12,6 +12,7 @@ import pytest_asyncio
 from nats.aio.client import Client
 
 from events.administration import BlueprintStep
+from events.audit.checkpoint import AuditKey
 from events.blobs import BlobStore
 from events.ids import new_id
 from events.payload import digest_of, encode_records
@@ -110,6 +111,10 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/runs/diff": (200, lambda s: {"run_id": s.run_id, "before_run_id": s.run_id}),
     "/v1/entity_sets/list": (200, lambda s: {"company_id": s.world.company_id, "name": "people"}),
     "/v1/entity_sets/get": (200, lambda s: {"set_id": s.set_id, "record_key": "crm-1"}),
+    "/v1/audit/checkpoint": (200, lambda s: {"min_position": s.position}),
+    "/v1/audit/inclusion": (200, lambda s: {"run_id": s.run_id}),
+    "/v1/audit/consistency": (200, lambda s: {"from_size": 1, "min_position": s.position}),
+    "/v1/audit/export": (200, lambda s: {"submission_id": s.submission_id, "previous_sizes": [1]}),
     "/v1/events/list": (200, lambda s: {"submission_id": s.submission_id}),
     "/v1/events/stream": (200, lambda s: {"submission_id": s.submission_id}),
     "/v1/events/trace": (200, lambda s: {"position": s.position}),
@@ -118,7 +123,7 @@ HAPPY: dict[str, tuple[int, Body]] = {
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def state(
-    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, nats: Client
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, nats: Client, proving: AuditKey
 ) -> State:
     blueprint_id, step_key = new_id(), f"step_{new_id()[:8]}"
     await insert(
@@ -138,7 +143,7 @@ async def state(
     verification_id = await _add_verification(database, service, world, created["run_id"], created["submission_id"])
     return State(
         world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation, set_id=set_id,
-        verification_id=verification_id, position=created["position"],
+        position=created["position"], verification_id=verification_id,
     )  # fmt: skip
 
 
@@ -195,7 +200,7 @@ async def test_answers_as_documented(path: str, client: httpx.AsyncClient, state
     answer = await client.post(path, **sending(path, body(state)), headers=state.headers(path))
     assert answer.status_code == status, answer.text
     document = (await client.get("/openapi.json")).json()
-    if path.endswith(("/download", "/stream")):
+    if path.endswith(("/download", "/stream", "/export")):
         kinds = document["paths"][path]["post"]["responses"][str(status)]["content"]
         assert answer.headers["Content-Type"].partition(";")[0] in kinds
         assert answer.text
@@ -222,7 +227,7 @@ OTHERS: list[tuple[str, Body]] = [
         "/v1/runs/cancel",
         "/v1/runs/retry", "/v1/step_results/list", "/v1/step_results/get", "/v1/results/get", "/v1/events/list",
         "/v1/results/download", "/v1/runs/diff", "/v1/blueprints/preview", "/v1/audit/verify_run",
-        "/v1/audit/verification",
+        "/v1/audit/verification", "/v1/audit/inclusion", "/v1/audit/export",
     )
 ]  # fmt: skip
 

@@ -33,6 +33,7 @@ BELONGING_TO_NOBODY = {
     "projection_checkpoints",
     "projection_dead_letters",
     "event_log_head",
+    "org_trees_head",
 }
 READABLE = {
     "orgs_v2", "companies_v1", "users_v2", "tokens_v2", "blueprints_v1", "submissions_v1", "runs_v2",

@@ -1,6 +1,7 @@
 """Verified execution on the running system: reproduced, or the step and the row that are not what was recorded."""
 
 import asyncio
+import json
 import os
 import signal
 from datetime import UTC, datetime
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.embedded import new_key
 from cli.system import System
-from cli.verifying import show_verification
+from cli.verifying import check_report, show_verification
 from events import subjects
+from events.audit.checkpoint import AuditKey
 from events.context import SERVICE_ACTOR
+from events.errors import ProofError
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload, describe, encode_records
@@ -68,6 +72,26 @@ async def test_a_run_is_reproduced_and_is_no_result_of_its_submission(org: Org, 
     assert endings == ["check.verified"], "a stream of results has no part in it"
     again = await org.call("audit/verification", {"verification_run_id": report["verification_run_id"]})
     assert again == made, "the same log gives the same report"
+
+
+async def test_a_report_is_signed_and_checked_offline(
+    org: Org, log: EventLog, system_settings: Settings, tmp_path: Path
+) -> None:
+    run = await a_run(org, *STEPS)
+    made = await verified(org, run["run_id"])
+    assert made["why_unsigned"] is None
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(made))
+    assert system_settings.audit_key is not None
+    key = AuditKey.of(system_settings.audit_key.get_secret_value(), system_settings.audit_origin)
+    for verifier in (key.verifier(), key.verifier(org.org_id)):
+        assert check_report(file, str(verifier))["verdict"] == "reproduced"
+    with pytest.raises(ProofError):
+        check_report(file, str(AuditKey.of(new_key(), system_settings.audit_origin).verifier()))
+    altered = made | {"report": made["report"] | {"ended_at": "2020-01-01T00:00:00+00:00"}}
+    file.write_text(json.dumps(altered))
+    with pytest.raises(ProofError, match="altered"):
+        check_report(file, str(key.verifier()))
 
 
 async def test_a_large_batch_is_reproduced(org: Org) -> None:
