@@ -90,11 +90,26 @@ def rebuild(
     accept_log: Annotated[
         bool, typer.Option("--accept-log", help="The log was restored or made anew: take it as it is.")
     ] = False,
+    to: Annotated[
+        str | None, typer.Option(help="Build this next generation, v2 for instance, here and now, and switch to it.")
+    ] = None,
+    accept_differences: Annotated[
+        bool, typer.Option("--accept-differences", help="Switch though the generations differ in what they share.")
+    ] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="Drop the tables of generations that are no longer in service.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build read models again from the log, and say whether the result equals what was there."""
-    from cli.rebuilding import rebuild_and_show
+    from cli.rebuilding import build_and_show, drop_old_and_show, rebuild_and_show
 
+    if drop_old:
+        run(drop_old_and_show(running_settings(), as_json=as_json))
+        return
+    if to is not None:
+        run(build_and_show(running_settings(), projection, to, accept_differences=accept_differences, as_json=as_json))
+        return
     identical = run(rebuild_and_show(running_settings(), projection, accept_log=accept_log, as_json=as_json))
     raise typer.Exit(0 if identical or accept_log else 1)
 

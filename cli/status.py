@@ -15,7 +15,7 @@ from events.settings import Settings
 from migrations.database import versions
 from migrations.streams import check_streams
 from projections.database import create_pool
-from projections.projector import projection_status
+from projections.projector import ProjectionStatus, projection_status
 
 HEALTH_WITHIN_S = 0.5
 PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
@@ -84,11 +84,29 @@ async def _gather_database(settings: Settings, status: Status) -> None:
         status.archive_position = (await Archive(pool).head()).position
         for projection in await projection_status(pool):
             behind = None if status.log_position is None else status.log_position - projection.position
-            status.projections.append({**asdict(projection), "lag": behind})
+            remaining_s = _remaining_s(projection, behind)
+            status.projections.append({**asdict(projection), "lag": behind, "remaining_s": remaining_s})
+            if projection.building_message:
+                status.faults.append(f"{projection.name} is built and cannot take over: {projection.building_message}")
             if projection.dead_letters:
                 status.faults.append(f"{projection.name} could not apply {projection.dead_letters} decisions")
     finally:
         await pool.close()
+
+
+def _remaining_s(projection: ProjectionStatus, behind: int | None) -> float | None:
+    """How long a generation that is being built will take, at its rate so far."""
+    if projection.building_since is None or behind is None or not projection.position:
+        return None
+    seconds = (projection.updated_at - projection.building_since).total_seconds()
+    return round(behind * seconds / projection.position, 1)
+
+
+def _service(projection: dict[str, Any]) -> str:
+    if not projection["building"]:
+        return "in service"
+    left_s = projection["remaining_s"]
+    return "being built" if left_s is None else f"being built, {left_s:,.0f} s left"
 
 
 def show_status(status: Status) -> None:
@@ -103,8 +121,8 @@ def show_status(status: Status) -> None:
     console.print(
         facts_table(
             "Projections",
-            ("projection", "position", "lag (positions)", "failed decisions"),
-            ([p["name"], p["position"], p["lag"], p["dead_letters"]] for p in status.projections),
+            ("projection", "", "position", "lag (positions)", "failed decisions"),
+            ([p["name"], _service(p), p["position"], p["lag"], p["dead_letters"]] for p in status.projections),
         )
     )
     console.print(

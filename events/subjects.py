@@ -28,6 +28,9 @@ PROVED = "signals.proved"
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
 
+PREVIEW = "preview.ask"
+"""A gateway asks any one worker to run a few rows through some steps (events.preview)."""
+
 Lane = Literal["due", "bulk"]
 """How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
 QUICK: Lane = "due"

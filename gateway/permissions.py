@@ -76,6 +76,7 @@ ENDPOINTS: dict[str, Rule] = {
     "/v1/blueprints/create": Rule(ORG_ADMINS, "org", command=True),
     "/v1/blueprints/get": Rule(EVERYONE, "org"),
     "/v1/blueprints/list": Rule(EVERYONE, "org"),
+    "/v1/blueprints/preview": Rule(EVERYONE, work=True),
     "/v1/blueprints/archive": Rule(ORG_ADMINS, "org", command=True),
     "/v1/orgs/get": Rule(EVERYONE, "org"),
     "/v1/orgs/rename": Rule(ORG_ADMINS, "org", command=True),

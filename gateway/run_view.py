@@ -118,6 +118,8 @@ def run_resource(row: Row) -> dict[str, Any]:
         "retry_of": row["retry_of"],
         "status": row["status"],
         "steps": _steps(row),
+        "input_rows": row["input_rows"],
+        "output_rows": row["made_rows"],
         "error": error,
         "created_by": row["created_by"],
         "started_at": row["started_at"],

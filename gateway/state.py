@@ -10,11 +10,13 @@ from nats.aio.client import Client
 from events.connection import connect
 from events.log import EventLog
 from events.settings import Settings
+from gateway.archived import whole_log
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
 from gateway.limits import Clock, Limiter
 from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
+from gateway.previews import Previews
 from gateway.proved import Proved
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
@@ -45,6 +47,7 @@ class Gateway:
     payloads: Payloads
     runs: RunLoader
     uploads: Uploads
+    previews: Previews
 
 
 @asynccontextmanager
@@ -82,8 +85,9 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         signals=signals,
         proved=Proved(connection, lambda: proved_position(reader)),
         commands=commands,
-        log=EventLog(connection),
+        log=whole_log(connection, reader),
         payloads=Payloads(connection),
         runs=RunLoader(reader),
         uploads=Uploads(settings.uploads_per_org_max),
+        previews=Previews(connection, settings.previews_per_org_max),
     )

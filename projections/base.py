@@ -39,8 +39,8 @@ class Projection:
     """A read model of the decisions of one kind of aggregate.
 
     `fold` is pure. It takes decisions of `kind` in the order of the log. Its statements, run in their order, give the
-    same rows when they are run twice, however the log was cut into batches. `requires` names projections whose tables
-    the statements read; they are applied before this one.
+    same rows when they are run twice, however the log was cut into batches. `requires` names the read models, without
+    their generation, that the statements read; they are applied before this one.
     """
 
     name: str
@@ -48,6 +48,11 @@ class Projection:
     tables: tuple[Table, ...]
     fold: Callable[[Sequence[Recorded]], list[Statement]]
     requires: tuple[str, ...] = ()
+
+    @property
+    def view(self) -> str:
+        """The read model's name without its generation: `runs` of `runs_v2`."""
+        return self.name.rpartition("_v")[0]
 
 
 def statements(*made: Statement | None) -> list[Statement]:

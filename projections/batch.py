@@ -2,7 +2,7 @@
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -92,11 +92,13 @@ def rarer_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def decode(messages: Sequence[Followed]) -> Batch:
-    """Decode 1..n messages of the log. What cannot be decoded is set aside; nothing is raised."""
+def decode(messages: Sequence[Followed], kinds: Container[str] | None = None) -> Batch:
+    """Decode 1..n messages of the log, or those of these kinds. What cannot be decoded is set aside, nothing raised."""
     decisions: defaultdict[str, list[Recorded]] = defaultdict(list)
     undecodable: list[Undecodable] = []
     for message in messages:
+        if kinds is not None and _kind_of(message) not in kinds:
+            continue
         try:
             decision = decode_decision(message.subject, message.body)
         except DATA_FAULTS as error:
@@ -106,10 +108,14 @@ def decode(messages: Sequence[Followed]) -> Batch:
     return Batch(messages, decision_id_of(messages[-1].body), dict(decisions), undecodable)
 
 
-def _undecodable(message: Followed, error: Exception) -> Undecodable:
+def _kind_of(message: Followed) -> str | None:
     try:
-        kind = subjects.Address.parse(message.subject).kind
+        return subjects.Address.parse(message.subject).kind
     except ValueError:
-        kind = None
+        return None
+
+
+def _undecodable(message: Followed, error: Exception) -> Undecodable:
+    kind = _kind_of(message)
     reason = error.message if isinstance(error, PoisonedMessageError) else repr(error)
     return Undecodable(message.position, kind, reason)

@@ -8,7 +8,7 @@ from projections.blueprints import BLUEPRINTS
 from projections.companies import COMPANIES
 from projections.entity_sets import ENTITY_SETS
 from projections.orgs import ORGS
-from projections.runs import RUNS
+from projections.runs import RUNS, RUNS_V1
 from projections.step_results import STEP_RESULTS
 from projections.steps import STEPS
 from projections.submissions import SUBMISSIONS
@@ -19,24 +19,31 @@ PROJECTIONS: tuple[Projection, ...] = (
     ORGS, COMPANIES, USERS, TOKENS, STEPS, BLUEPRINTS, SUBMISSIONS, RUNS, STEP_RESULTS, ENTITY_SETS,
 )  # fmt: skip
 
+"""The generation of each that this code's queries are made for."""
+
+EARLIER: tuple[Projection, ...] = (RUNS_V1,)
+"""Generations that stay in service where they are, until their successors are built (projections.generations)."""
+
 KINDS = frozenset(projection.kind for projection in PROJECTIONS)
 """The kinds of aggregates that some projection reads."""
 
 
-def named(names: Sequence[str]) -> tuple[Projection, ...]:
-    """The projections of these names, `runs` or `runs_v1`; all for none. Raises InvalidInputError."""
-    known = {alias for projection in PROJECTIONS for alias in _aliases(projection)}
+def named(names: Sequence[str], among: Sequence[Projection] = PROJECTIONS) -> tuple[Projection, ...]:
+    """The projections of these names, `runs` or `runs_v2`; all for none. Raises InvalidInputError."""
+    known = {alias for projection in among for alias in _aliases(projection)}
     if unknown := sorted(set(names) - known):
-        choices = ", ".join(projection.name for projection in PROJECTIONS)
+        choices = ", ".join(projection.name for projection in among)
         raise InvalidInputError(f"There is no projection {unknown[0]!r}. There are: {choices}.")
-    return tuple(p for p in PROJECTIONS if not names or not _aliases(p).isdisjoint(names))
+    return tuple(p for p in among if not names or not _aliases(p).isdisjoint(names))
 
 
-def with_required(projections: Sequence[Projection]) -> tuple[Projection, ...]:
+def with_required(
+    projections: Sequence[Projection], among: Sequence[Projection] = PROJECTIONS
+) -> tuple[Projection, ...]:
     """The projections and those whose tables they read, in the order in which they are applied."""
-    wanted = {name for projection in projections for name in (projection.name, *projection.requires)}
-    return tuple(projection for projection in PROJECTIONS if projection.name in wanted)
+    wanted = {view for projection in projections for view in (projection.view, *projection.requires)}
+    return tuple(projection for projection in among if projection.view in wanted)
 
 
 def _aliases(projection: Projection) -> set[str]:
-    return {projection.name, projection.name.rpartition("_v")[0]}
+    return {projection.name, projection.view}

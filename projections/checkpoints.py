@@ -31,11 +31,14 @@ WHERE name = ANY($1::text[])
 """
 
 STATUS = """
-SELECT c.name, c.position, c.updated_at, count(d.position) AS dead_letters
+SELECT c.name, c.position, c.updated_at, count(d.position) AS dead_letters, c.building, c.building_since,
+       c.building_message
 FROM {schema}.projection_checkpoints c
 LEFT JOIN {schema}.projection_dead_letters d ON d.name = c.name
 GROUP BY c.name ORDER BY c.name
 """
+
+SERVING = "SELECT name FROM {schema}.projection_checkpoints WHERE NOT building"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,18 @@ Checkpoints = Mapping[str, Checkpoint]
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStatus:
-    """One projection as `dex status` shows it; `dead_letters` is how many decisions it could not apply."""
+    """One projection as `dex status` shows it; `dead_letters` is how many decisions it could not apply.
+
+    One that is `building` is to take the place of another; `building_message` says why it does not.
+    """
 
     name: str
     position: int
     updated_at: datetime
     dead_letters: int
+    building: bool
+    building_since: datetime | None
+    building_message: str | None
 
 
 class CheckpointsMovedError(Exception):
@@ -102,6 +111,15 @@ async def projection_status(pool: asyncpg.Pool, schema: str = LIVE_SCHEMA) -> li
     """Every projection that ever ran here, by name."""
     rows = await pool.fetch(STATUS.replace("{schema}", schema))
     return [ProjectionStatus(**row) for row in rows]
+
+
+async def serving(connection: Database, schema: str) -> frozenset[str]:
+    """The names of the projections that queries are answered from, as far as they have begun."""
+    try:
+        rows = await connection.fetch(SERVING.replace("{schema}", schema))
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError) as error:
+        raise ConfigurationError(f"The read models' tables are not as needed: {error}. Run: dex migrate") from error
+    return frozenset(row["name"] for row in rows)
 
 
 def _by_name(rows: Iterable[asyncpg.Record]) -> dict[str, Checkpoint]:

@@ -13,9 +13,15 @@ COUNT = "SELECT count(*) FROM {schema}.{table}"
 
 ONLY_IN_ONE = """
 SELECT count(*) OVER () AS rows, concat_ws(' ', {key}) AS key
-FROM (SELECT * FROM {one}.{table} EXCEPT ALL SELECT * FROM {other}.{table}) AS differing
+FROM (SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {other}) AS differing
 ORDER BY {key}
 LIMIT {samples}
+"""
+
+SHARED_COLUMNS = """
+SELECT one.attname::text AS name FROM pg_attribute one
+JOIN pg_attribute other ON other.attname = one.attname AND other.attrelid = to_regclass($2)
+WHERE one.attrelid = to_regclass($1) AND one.attnum > 0 AND NOT one.attisdropped ORDER BY one.attnum
 """
 
 DELETE_DIFFERING = """
@@ -49,8 +55,23 @@ class Difference:
 async def compare(connection: Database, table: Table, live: str, rebuilt: str) -> Difference:
     """Compare a table of one schema with that of another; the order of the rows does not matter."""
     rows = await connection.fetchval(COUNT.format(schema=rebuilt, table=table.name), timeout=LONG_STATEMENT_S)
-    only_live, sample_live = await _only_in_one(connection, table, live, rebuilt)
-    only_rebuilt, sample_rebuilt = await _only_in_one(connection, table, rebuilt, live)
+    sides = f"{live}.{table.name}", f"{rebuilt}.{table.name}"
+    return await _difference(connection, table.key, "*", rows, *sides)
+
+
+async def compare_columns(connection: Database, schema: str, old: Table, new: Table) -> Difference:
+    """Compare two generations of a table in the columns that both have."""
+    sides = f"{schema}.{old.name}", f"{schema}.{new.name}"
+    rows = await connection.fetchval(COUNT.format(schema=schema, table=new.name), timeout=LONG_STATEMENT_S)
+    shared = [row["name"] for row in await connection.fetch(SHARED_COLUMNS, *sides)]
+    return await _difference(connection, new.key, ", ".join(shared), rows, *sides)
+
+
+async def _difference(
+    connection: Database, key: tuple[str, ...], columns: str, rows: int, live: str, rebuilt: str
+) -> Difference:
+    only_live, sample_live = await _only_in_one(connection, key, columns, live, rebuilt)
+    only_rebuilt, sample_rebuilt = await _only_in_one(connection, key, columns, rebuilt, live)
     return Difference(rows, only_live, only_rebuilt, sample_live, sample_rebuilt)
 
 
@@ -66,8 +87,10 @@ async def replace(connection: Database, table: Table, live: str, rebuilt: str) -
     await connection.execute(INSERT_MISSING.format(**names), timeout=LONG_STATEMENT_S)
 
 
-async def _only_in_one(connection: Database, table: Table, one: str, other: str) -> tuple[int, tuple[str, ...]]:
-    sql = ONLY_IN_ONE.format(one=one, other=other, table=table.name, key=", ".join(table.key), samples=SAMPLE_KEYS)
+async def _only_in_one(
+    connection: Database, key: tuple[str, ...], columns: str, one: str, other: str
+) -> tuple[int, tuple[str, ...]]:
+    sql = ONLY_IN_ONE.format(one=one, other=other, columns=columns, key=", ".join(key), samples=SAMPLE_KEYS)
     found = await connection.fetch(sql, timeout=LONG_STATEMENT_S)
     return (found[0]["rows"] if found else 0), tuple(row["key"] for row in found)
 

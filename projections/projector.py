@@ -11,15 +11,16 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import administration, metrics, strictjson, subjects
+from events.archive import Archive
 from events.errors import ConfigurationError, LogRewoundError, UnavailableError
-from events.follow import Followed, follow
+from events.follow import Followed
 from events.logging import get_logger
 from events.settings import Settings
 from projections import checkpoints
 from projections.apply import apply
+from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, decode, rarer_collections
-from projections.catalogue import PROJECTIONS
 from projections.checkpoints import (
     Checkpoints,
     CheckpointsMovedError,
@@ -27,6 +28,7 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
+from projections.generations import build_in_background, in_service
 from projections.log_guard import RECOVERY, LogGuard
 from projections.waiting import TROUBLE, pause, until
 
@@ -62,7 +64,17 @@ async def run_projector(settings: Settings, connection: Client, stop: asyncio.Ev
             continue
         with rarer_collections():
             async with pool:
-                await Projector(pool, connection, settings.projector_batch).run(stop)
+                await _project_and_build(pool, connection, settings, stop)
+
+
+async def _project_and_build(pool: asyncpg.Pool, connection: Client, settings: Settings, stop: asyncio.Event) -> None:
+    """What is in service, and beside it what is to follow."""
+    building = asyncio.create_task(build_in_background(pool, connection))
+    try:
+        await Projector(pool, connection, settings.projector_batch).run(stop)
+    finally:
+        building.cancel()
+        await asyncio.gather(building, return_exceptions=True)
 
 
 class Projector:
@@ -73,17 +85,19 @@ class Projector:
         pool: asyncpg.Pool,
         connection: Client,
         batch_max: int = 1000,
-        projections: Sequence[Projection] = PROJECTIONS,
+        projections: Sequence[Projection] | None = None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._batch_max = batch_max
-        self._projections = projections
+        self._given = projections
+        self._projections: Sequence[Projection] = projections or ()
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._at: Checkpoints = {}
         self._epoch = ""
+        self._trimmed_to = 0
         self._received = 0
         self._verified = False
 
@@ -106,8 +120,9 @@ class Projector:
 
     async def _begin(self) -> None:
         """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
-        names = [projection.name for projection in self._projections]
         async with self._pool.acquire() as connection:
+            self._projections = self._given or await in_service(connection)
+            names = [projection.name for projection in self._projections]
             self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
         await self._verify()
         self._received = checkpoints.lowest(self._at)
@@ -115,10 +130,9 @@ class Projector:
         _logger.info("projecting", after=self._received)
 
     async def _follow(self, stop: asyncio.Event) -> None:
-        messages = follow(
+        messages = follow_whole(
+            Archive(self._pool),
             self._nc,
-            subjects.EVENTS,
-            ["events.>"],
             self._received,
             self._batch_max,
             before_open=self._note_consumer,
@@ -140,7 +154,7 @@ class Projector:
 
     async def _verify(self) -> None:
         state = await self._guard.verify(self._at.values())
-        self._epoch = state.epoch
+        self._epoch, self._trimmed_to = state.epoch, state.trimmed_to
         self._measure(behind=state.last_position - checkpoints.lowest(self._at))
 
     async def _check_continuity(self, messages: Sequence[Followed]) -> None:
@@ -151,7 +165,7 @@ class Projector:
         for message in messages:
             if message.position != self._received + 1:
                 missing = self._received + 1
-                if await self._guard.decision_id_at(missing):
+                if missing <= self._trimmed_to or await self._guard.decision_id_at(missing):
                     raise _StartOverError(f"position {missing} was left out")
                 raise LogRewoundError(
                     f"The log has a hole: position {missing} is missing before {message.position}. {RECOVERY}",

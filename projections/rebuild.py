@@ -17,17 +17,19 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import strictjson, subjects
+from events.archive import Archive
 from events.errors import LogRewoundError, StateConflictError, UnavailableError
-from events.follow import follow
 from projections import checkpoints
 from projections.apply import apply
+from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, decode, rarer_collections
-from projections.catalogue import PROJECTIONS, named, with_required
+from projections.catalogue import named, with_required
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.compare import Difference, compare
 from projections.compare import replace as replace_rows
 from projections.database import Database
+from projections.generations import START_OVER, in_service
 from projections.log_guard import LogGuard
 
 SHADOW_SCHEMA = "data_engine_rebuild"
@@ -36,6 +38,8 @@ BATCH_DECISIONS = 1500
 # The shadow is not logged: it is small work to make it again, and its rows are logged when they go live.
 CREATE_SCHEMA = f"DROP SCHEMA IF EXISTS {SHADOW_SCHEMA} CASCADE; CREATE SCHEMA {SHADOW_SCHEMA}"
 CREATE_TABLE = f"CREATE UNLOGGED TABLE {SHADOW_SCHEMA}.{{table}} (LIKE {LIVE_SCHEMA}.{{table}} INCLUDING ALL)"
+HAS_VIEW = f"SELECT to_regclass('{LIVE_SCHEMA}.' || $1) IS NOT NULL"
+CREATE_VIEW = f"CREATE VIEW {SHADOW_SCHEMA}.{{view}} AS SELECT * FROM {SHADOW_SCHEMA}.{{table}}"
 DROP_SCHEMA = f"DROP SCHEMA IF EXISTS {SHADOW_SCHEMA} CASCADE"
 
 REPLACE_DEAD_LETTERS = (
@@ -112,7 +116,7 @@ async def rebuild(
     UnavailableError. Whatever is raised, the live read models are as they were.
     """
     with rarer_collections():
-        results, lowest = await _rebuild(pool, connection, named(names), progress, accept_log, check_only)
+        results, lowest = await _rebuild(pool, connection, names, progress, accept_log, check_only)
     await _publish_reset(connection, lowest)
     return results
 
@@ -120,14 +124,15 @@ async def rebuild(
 async def _rebuild(
     pool: asyncpg.Pool,
     connection: Client,
-    projections: Sequence[Projection],
+    names: Sequence[str],
     progress: Callable[[Progress], None],
     accept_log: bool,
     check_only: bool,
 ) -> tuple[list[RebuildResult], int]:
     """The results, and the position that all live projections have now."""
     async with pool.acquire() as database:
-        building = _Building(database, connection, projections, accept_log=accept_log)
+        serving = await in_service(database)
+        building = _Building(database, connection, named(names, serving), serving, accept_log=accept_log)
         try:
             await building.begin()
             await building.build(await building.goals(await building.live()), progress)
@@ -141,7 +146,7 @@ async def _rebuild(
             with suppress(*_NOT_THERE, asyncpg.PostgresError):
                 await database.execute(DROP_SCHEMA)
             raise
-        lowest = checkpoints.lowest(await checkpoints.load(database, LIVE_SCHEMA, [p.name for p in PROJECTIONS]))
+        lowest = checkpoints.lowest(await checkpoints.load(database, LIVE_SCHEMA, [p.name for p in serving]))
     return results, lowest
 
 
@@ -149,12 +154,18 @@ class _Building:
     """One rebuild: the projections asked for, those that they require, and how far each is in the shadow."""
 
     def __init__(
-        self, database: Database, connection: Client, projections: Sequence[Projection], *, accept_log: bool
+        self,
+        database: Database,
+        connection: Client,
+        projections: Sequence[Projection],
+        serving: Sequence[Projection],
+        *,
+        accept_log: bool,
     ) -> None:
         self._db = database
         self._nc = connection
         self._wanted = projections
-        self._built = with_required(projections)
+        self._built = with_required(projections, serving)
         self._accept_log = accept_log
         self._guard = LogGuard(connection)
         self._epoch = ""
@@ -173,6 +184,9 @@ class _Building:
         tables = [table.name for projection in self._built for table in projection.tables]
         for table in [*tables, "projection_checkpoints", "projection_dead_letters"]:
             await self._db.execute(CREATE_TABLE.format(table=table))
+        for projection in self._built:
+            if await self._db.fetchval(HAS_VIEW, projection.view):
+                await self._db.execute(CREATE_VIEW.format(view=projection.view, table=projection.tables[0].name))
         self._at = await checkpoints.load(self._db, SHADOW_SCHEMA, [p.name for p in self._built])
 
     async def live(self) -> Checkpoints:
@@ -185,8 +199,9 @@ class _Building:
         end = (await self._guard.state()).last_position
         goals = {name: end if self._accept_log or not at.position else at.position for name, at in live.items()}
         for projection in self._wanted:
-            for required in projection.requires:
-                goals[required] = max(goals.get(required, 0), goals[projection.name])
+            for required in self._built:
+                if required.view in projection.requires:
+                    goals[required.name] = max(goals.get(required.name, 0), goals[projection.name])
         return goals
 
     async def build(self, goals: Mapping[str, int], progress: Callable[[Progress], None]) -> None:
@@ -238,6 +253,8 @@ class _Building:
         """Checkpoints and dead letters go with the rows."""
         names = [p.name for p in self._wanted]
         await checkpoints.move(self._db, LIVE_SCHEMA, [self._at[name] for name in names])
+        if self._accept_log:
+            await self._db.execute(START_OVER)  # what was built of another log
         for sql in REPLACE_DEAD_LETTERS:
             await self._db.execute(sql, names)
 
@@ -246,10 +263,15 @@ class _Building:
     ) -> None:
         after = checkpoints.lowest({p.name: self._at[p.name] for p in projections})
         state = await self._guard.state()
-        if after >= min(goal, state.last_position) or state.first_position > state.last_position:
+        if after >= min(goal, state.last_position):
             return
-        messages = follow(
-            self._nc, subjects.EVENTS, ["events.>"], after, BATCH_DECISIONS, before_open=self._check_epoch
+        messages = follow_whole(
+            Archive(self._db),
+            self._nc,
+            after,
+            BATCH_DECISIONS,
+            before_open=self._check_epoch,
+            accept_log=self._accept_log,
         )
         async with aclosing(cast(Any, messages)) as batches:
             async for received in batches:

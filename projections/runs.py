@@ -1,6 +1,9 @@
-"""The read model `runs_v1`: a run, what it waits for now, and how it ended.
+"""The read model of runs: a run, what it waits for now, and how it ended.
 
 What a run waits for follows from its last decision alone, so a decision's outcome replaces the one before it.
+
+`runs_v2` has the rows that a run read and gave; `runs_v1` is the generation before it, kept in service where it is
+until its successor is built.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,66 +11,76 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from events.model import Decision, Event, Recorded
+from events.payload import Payload
 from events.processing import (
     RUN,
     RunCancelled,
     RunFailed,
     RunStarted,
     RunSucceeded,
+    StepReused,
     StepScheduled,
     StepStarted,
+    StepSucceeded,
     SubmissionCreated,
 )
 from projections.base import Projection, Statement, Table, statements, storable
 
-UPSERT = """
-INSERT INTO {schema}.runs_v1 AS t (
-    run_id, org_id, status, current_step, current_attempt, not_before, error_step, error_code, error_message, ended_at,
-    last_position, company_id, submission_id, blueprint_id, retry_of, created_by, started_at, position, step_keys
-)
-SELECT run_id, org_id, status, current_step, current_attempt, not_before, error_step, error_code, error_message,
-       ended_at, last_position, company_id, submission_id, blueprint_id, retry_of, created_by, started_at, position,
-       string_to_array(step_keys, ',')
-FROM unnest(
-    $1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[], $7::integer[], $8::text[],
-    $9::text[], $10::timestamptz[], $11::bigint[], $12::uuid[], $13::uuid[], $14::uuid[], $15::uuid[], $16::uuid[],
-    $17::timestamptz[], $18::bigint[], $19::text[]
-) AS g (
-    run_id, org_id, status, current_step, current_attempt, not_before, error_step, error_code, error_message, ended_at,
-    last_position, company_id, submission_id, blueprint_id, retry_of, created_by, started_at, position, step_keys
-)
-ON CONFLICT (run_id) DO UPDATE
-SET status = excluded.status, current_step = excluded.current_step, current_attempt = excluded.current_attempt,
-    not_before = excluded.not_before, error_step = excluded.error_step, error_code = excluded.error_code,
-    error_message = excluded.error_message, ended_at = excluded.ended_at, last_position = excluded.last_position
-WHERE t.org_id = excluded.org_id AND t.last_position <= excluded.last_position
-"""
+Columns = tuple[tuple[str, str], ...]
+"""Names and types."""
 
-CHANGE = """
-WITH given AS (
-    SELECT *
-    FROM unnest(
-        $1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[], $7::integer[],
-        $8::text[], $9::text[], $10::timestamptz[], $11::bigint[]
-    ) AS g (
-        run_id, org_id, status, current_step, current_attempt, not_before, error_step, error_code, error_message,
-        ended_at, last_position
+KEY: Columns = (("run_id", "uuid"), ("org_id", "uuid"))
+CHANGING_V1: Columns = (
+    ("status", "text"), ("current_step", "integer"), ("current_attempt", "integer"), ("not_before", "timestamptz"),
+    ("error_step", "integer"), ("error_code", "text"), ("error_message", "text"), ("ended_at", "timestamptz"),
+    ("last_position", "bigint"),
+)  # fmt: skip
+CHANGING_V2: Columns = (*CHANGING_V1, ("output_rows", "bigint"), ("input_rows", "bigint"))
+# A step's key holds no comma, so the list travels as one text.
+ORIGIN: Columns = (
+    ("company_id", "uuid"), ("submission_id", "uuid"), ("blueprint_id", "uuid"), ("retry_of", "uuid"),
+    ("created_by", "uuid"), ("started_at", "timestamptz"), ("position", "bigint"), ("step_keys", "text"),
+)  # fmt: skip
+KEEPS_KNOWN = {"input_rows"}
+"""What a decision that says nothing of it leaves as it is."""
+
+
+def _given(columns: Columns) -> str:
+    arrays = ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(columns, 1))
+    return f"unnest({arrays}) AS g ({', '.join(name for name, _ in columns)})"
+
+
+def _set(changing: Columns, new: str) -> str:
+    return ", ".join(
+        f"{name} = coalesce({new}.{name}, t.{name})" if name in KEEPS_KNOWN else f"{name} = {new}.{name}"
+        for name, _ in changing
     )
-), changed AS (
-    UPDATE {schema}.runs_v1 t
-    SET status = g.status, current_step = g.current_step, current_attempt = g.current_attempt,
-        not_before = g.not_before, error_step = g.error_step, error_code = g.error_code,
-        error_message = g.error_message, ended_at = g.ended_at, last_position = g.last_position
-    FROM given g
+
+
+def _upsert(table: str, changing: Columns) -> str:
+    columns = (*KEY, *changing, *ORIGIN)
+    names = ", ".join(name for name, _ in columns)
+    values = names.replace("step_keys", "string_to_array(step_keys, ',')")
+    return (
+        f"INSERT INTO {{schema}}.{table} AS t ({names}) SELECT {values} FROM {_given(columns)} "
+        f"ON CONFLICT (run_id) DO UPDATE SET {_set(changing, 'excluded')} "
+        "WHERE t.org_id = excluded.org_id AND t.last_position <= excluded.last_position"
+    )
+
+
+def _change(table: str, changing: Columns) -> str:
+    return f"""
+WITH given AS (SELECT * FROM {_given((*KEY, *changing))}), changed AS (
+    UPDATE {{schema}}.{table} t SET {_set(changing, "g")} FROM given g
     WHERE t.run_id = g.run_id AND t.org_id = g.org_id AND t.last_position <= g.last_position
 )
 SELECT g.run_id::text FROM given g
-WHERE NOT EXISTS (SELECT FROM {schema}.runs_v1 t WHERE t.run_id = g.run_id AND t.org_id = g.org_id)
+WHERE NOT EXISTS (SELECT FROM {{schema}}.{table} t WHERE t.run_id = g.run_id AND t.org_id = g.org_id)
 """
 
 
 class Outcome(NamedTuple):
-    """Where a run stands after a decision: the columns that change, in the order of both statements."""
+    """Where a run stands after a decision: key and changing columns, in the order of both statements."""
 
     run_id: str
     org_id: str
@@ -80,10 +93,26 @@ class Outcome(NamedTuple):
     error_message: str | None = None
     ended_at: datetime | None = None
     last_position: int = 0
+    output_rows: int | None = None
+    input_rows: int | None = None
 
 
-def fold(batch: Sequence[Recorded]) -> list[Statement]:
-    """Whole rows of the runs started in the batch, as it leaves them; the outcome of the others."""
+def _generation(table: str, changing: Columns) -> Projection:
+    upsert, change = _upsert(table, changing), _change(table, changing)
+    width = len(KEY) + len(changing)
+
+    def fold(batch: Sequence[Recorded]) -> list[Statement]:
+        """Whole rows of the runs started in the batch, as it leaves them; the outcome of the others."""
+        started, outcomes = _outcomes(batch)
+        rows = ((*outcomes[run_id][:width], *origin) for run_id, origin in started.items())
+        changed = (outcome[:width] for run_id, outcome in outcomes.items() if run_id not in started)
+        return statements(Statement.of(upsert, rows), Statement.of(change, changed))
+
+    return Projection(name=table, kind=RUN, tables=(Table(table, ("run_id",)),), fold=fold)
+
+
+def _outcomes(batch: Sequence[Recorded]) -> tuple[dict[str, tuple[object, ...]], dict[str, Outcome]]:
+    """The origin of each run that started in the batch, and where the batch leaves each run that it tells of."""
     started: dict[str, tuple[object, ...]] = {}
     outcomes: dict[str, Outcome] = {}
     for recorded in batch:
@@ -91,21 +120,36 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
         events = decision.events[1:] if isinstance(decision.events[0], SubmissionCreated) else decision.events
         if not events:
             continue  # a submission that starts no run
-        outcomes[decision.aggregate_id] = outcome_of(recorded)
+        run_id = decision.aggregate_id
+        known = outcomes[run_id].input_rows if run_id in outcomes else None
+        outcome = outcome_of(recorded)
+        outcomes[run_id] = outcome if outcome.input_rows is not None else outcome._replace(input_rows=known)
         if isinstance(events[0], RunStarted):
-            started[decision.aggregate_id] = _origin(events[0], decision, recorded.position)
-    rows = ((*outcomes[run_id], *origin) for run_id, origin in started.items())
-    changed = (outcome for run_id, outcome in outcomes.items() if run_id not in started)
-    return statements(Statement.of(UPSERT, rows), Statement.of(CHANGE, changed))
+            started[run_id] = _origin(events[0], decision, recorded.position)
+    return started, outcomes
 
 
 def outcome_of(recorded: Recorded) -> Outcome:
     """Where the decision leaves its run: its last event that tells says so."""
     decision = recorded.decision
+    outcome = _running(recorded)
     for event in reversed(decision.events):
         if rule := _RULES.get(type(event)):
-            return rule(event, recorded)
-    return _running(recorded)
+            outcome = rule(event, recorded)
+            break
+    return outcome._replace(input_rows=_input_rows(decision))
+
+
+def _input_rows(decision: Decision) -> int | None:
+    """The rows that a run begins with, in a decision that tells: handed in, or read of a file by its first step."""
+    for event in decision.events:
+        if isinstance(event, StepSucceeded | StepReused) and event.step_index == 0:
+            return event.input_rows or event.output.rows
+    for event in decision.events:
+        records: Payload | None = event.records if isinstance(event, SubmissionCreated | RunStarted) else None
+        if records is not None and records.format != "file":
+            return records.rows
+    return None
 
 
 def _running(
@@ -132,8 +176,8 @@ def _ended(recorded: Recorded, status: str) -> Outcome:
     )
 
 
-def _succeeded(_: RunSucceeded, recorded: Recorded) -> Outcome:
-    return _ended(recorded, "succeeded")
+def _succeeded(event: RunSucceeded, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "succeeded")._replace(output_rows=event.output_rows)
 
 
 def _cancelled(_: RunCancelled, recorded: Recorded) -> Outcome:
@@ -147,7 +191,7 @@ def _failed(event: RunFailed, recorded: Recorded) -> Outcome:
 
 
 def _origin(event: RunStarted, decision: Decision, position: int) -> tuple[object, ...]:
-    """The columns that never change after the start. A step's key holds no comma, so the list travels as one text."""
+    """The columns that never change after the start."""
     return (
         event.company_id,
         event.submission_id,
@@ -169,4 +213,5 @@ _RULES: dict[type[Event], Callable[[Any, Recorded], Outcome]] = {
 }
 
 
-RUNS = Projection(name="runs_v1", kind=RUN, tables=(Table("runs_v1", ("run_id",)),), fold=fold)
+RUNS_V1 = _generation("runs_v1", CHANGING_V1)
+RUNS = _generation("runs_v2", CHANGING_V2)

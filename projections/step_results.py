@@ -41,7 +41,7 @@ FROM unnest(
     output_format, rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, rejects_format, error_code,
     error_message, report, chunks_done, chunks_total
 )
-LEFT JOIN {schema}.runs_v1 r ON r.run_id = g.run_id AND r.org_id = g.org_id
+LEFT JOIN {schema}.runs r ON r.run_id = g.run_id AND r.org_id = g.org_id
 ON CONFLICT (run_id, step_index) DO UPDATE
 SET step_key = excluded.step_key, step_version = excluded.step_version, status = excluded.status,
     attempt = excluded.attempt, reused_from_run_id = excluded.reused_from_run_id, started_at = excluded.started_at,
@@ -154,5 +154,5 @@ STEP_RESULTS = Projection(
     kind=RUN,
     tables=(Table("step_results_v1", ("run_id", "step_index")),),
     fold=fold,
-    requires=(RUNS.name,),
+    requires=(RUNS.view,),
 )

@@ -17,9 +17,10 @@ from nats.js.api import ConsumerConfig
 from events import subjects
 from events.commands import COMMANDS, Answer, Command
 from events.errors import RejectedError, UnavailableError, rejection_to_json
-from events.log import EventLog
 from events.logging import get_logger
+from events.settings import Settings
 from services import observe
+from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
 from services.open_runs import OpenRuns
@@ -37,8 +38,9 @@ _logger = get_logger("commands")
 class CommandService:
     """The command service's handlers on a broker; `start` and `stop` run it."""
 
-    def __init__(self, broker: NatsBroker) -> None:
+    def __init__(self, broker: NatsBroker, settings: Settings) -> None:
         self.broker = broker
+        self._archive = ArchiveReader(settings)
         self._handlers: CommandHandlers | None = None
         self._fresh: asyncio.Task[None] | None = None
         self._connection: Client | None = None
@@ -56,7 +58,7 @@ class CommandService:
     async def start(self) -> Client:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
-        repository, open_runs = Repository(EventLog(self._connection)), OpenRuns()
+        repository, open_runs = Repository(self._archive.log(self._connection)), OpenRuns()
         self._handlers = CommandHandlers(repository, open_runs)
         self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
         await open_runs.listen(self._connection)
@@ -69,6 +71,7 @@ class CommandService:
             self._fresh.cancel()
             await asyncio.gather(self._fresh, return_exceptions=True)
         await self.broker.stop()
+        await self._archive.close()
 
     async def answer(self, command: Command, headers: Mapping[str, str] | None = None) -> Answer:
         """Do a command, of the trace that its message's headers name; every refusal is an answer."""

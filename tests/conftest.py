@@ -87,7 +87,10 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def system_settings(settings: Settings) -> Settings:
     """What the processes of the system under test are set to."""
-    changes = {"port": 0, "step_modules": STEP_MODULES, "command_timeout_s": 2.0, "uploads_per_org_max": 64}
+    changes = {
+        "port": 0, "step_modules": STEP_MODULES, "command_timeout_s": 2.0, "uploads_per_org_max": 64,
+        "previews_per_org_max": 64,
+    }  # fmt: skip
     secrets = {
         "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
         "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),

@@ -120,6 +120,20 @@ def _matching(columns: dict[str, Column], filters: dict[str, str]) -> list[int]:
     return np.flatnonzero(mask.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
 
 
+async def first_rows(payloads: Payloads, reference: Reference, limit: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """The first rows, at most `limit`, and their ids. Raises as `open_table` does."""
+    table = await open_table(payloads, reference)
+    records: list[dict[str, Any]] = []
+    ids: list[int] = []
+    async for columns, row_ids in table.chunks():
+        wanted = min(limit - len(records), len(row_ids))
+        records += await asyncio.to_thread(_rows, columns, 0, wanted)
+        ids += row_ids.slice(0, wanted).to_pylist()
+        if len(records) >= limit:
+            break
+    return records, ids
+
+
 def _rows(columns: dict[str, Column], first: int, rows: int) -> list[dict[str, Any]]:
     return records_of({name: column.slice(first, rows) for name, column in columns.items()}, rows)
 

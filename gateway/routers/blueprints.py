@@ -1,6 +1,6 @@
 """Blueprints: the ordered steps, with their configs, that an org's runs follow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -139,7 +139,7 @@ class ListBlueprints(PageQuery):
 @router.post("/create", status_code=201, response_model=BlueprintCreated)
 async def create(body: CreateBlueprint, call: Authenticated) -> Response:
     """Create a blueprint. Every fault of every step's config is told at once, with its path."""
-    _check_steps(body)
+    check_steps(body.steps)
     envelope = call.envelope(body)
     blueprint_id = envelope.new_id(BLUEPRINT)
     command = commands.CreateBlueprint(
@@ -178,9 +178,9 @@ async def archive(body: ArchiveBlueprint, call: Authenticated) -> Response:
     return await answers.do(call, envelope, command, 200)
 
 
-def _check_steps(body: CreateBlueprint) -> None:
+def check_steps(given: Sequence[StepOfBlueprint]) -> None:
     """What Postgres could not store, or nobody should have to: NUL in any text, and configs without measure."""
-    steps = [step.config for step in body.steps]
+    steps = [step.config for step in given]
     if len(orjson.dumps(steps)) > STEPS_MAX_BYTES:
         raise InvalidInputError(f"The configs of the steps are larger than {STEPS_MAX_BYTES} bytes together.")
     problems = [

@@ -44,6 +44,8 @@ RUN_EXAMPLE: dict[str, Any] = {
     "retry_of": None,
     "status": "succeeded",
     "steps": [{"index": 0, "key": "extract_domain", "status": "succeeded", "attempt": 1, "progress": None}],
+    "input_rows": 1,
+    "output_rows": 1,
     "error": None,
     "created_by": ID_EXAMPLE,
     "started_at": TIME_EXAMPLE,
@@ -99,6 +101,8 @@ class Run(BaseModel):
     retry_of: Id | None
     status: Status
     steps: list[StepOfRun]
+    input_rows: Annotated[int | None, Field(description="Records that it began with; null while nobody knows.")]
+    output_rows: Annotated[int | None, Field(description="Records that it made, once it has succeeded.")]
     error: RunError | None
     created_by: Id | None
     started_at: Timestamp

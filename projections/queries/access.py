@@ -43,7 +43,7 @@ _COMPANY_OF = {
     kind: f"SELECT company_id::text FROM data_engine.{table} WHERE org_id = $1::uuid AND {kind}_id = $2::uuid"
     " AND ($3::uuid IS NULL OR company_id = $3::uuid)"
     for kind, table in (
-        ("user", "users_v2"), ("token", "tokens_v2"), ("submission", "submissions_v1"), ("run", "runs_v1"),
+        ("user", "users_v2"), ("token", "tokens_v2"), ("submission", "submissions_v1"), ("run", "runs"),
     )
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from projections.queries.reader import Reader
 
-PROJECTED_POSITION = "SELECT coalesce(min(position), 0)::bigint FROM data_engine.projection_checkpoints"
+PROJECTED_POSITION = """
+SELECT coalesce(min(position), 0)::bigint FROM data_engine.projection_checkpoints WHERE NOT building
+"""
 
 
 async def projected_position(reader: Reader) -> int:

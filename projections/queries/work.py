@@ -27,6 +27,7 @@ _RUN = """
 SELECT r.run_id::text, r.org_id::text, r.company_id::text, r.submission_id::text, r.blueprint_id::text,
        r.retry_of::text, r.status, r.step_keys, r.current_step, r.current_attempt, r.not_before, r.error_step,
        r.error_code, r.error_message, r.created_by::text, r.started_at, r.ended_at, r.position, r.last_position,
+       r.input_rows, r.output_rows AS made_rows,
        s.indexes, s.statuses, s.attempts, s.chunks_done, s.chunks_total, s.output_digest, s.output_size_bytes,
        s.output_rows, s.output_inline, s.output_format, s.output_position
 """
@@ -52,7 +53,7 @@ LEFT JOIN LATERAL (
 RUNS_BY_ID = f"""
 {_RUN}
 FROM unnest($3::uuid[]) AS asked (run_id)
-JOIN data_engine.runs_v1 r ON r.run_id = asked.run_id AND r.org_id = $1::uuid
+JOIN data_engine.runs r ON r.run_id = asked.run_id AND r.org_id = $1::uuid
   AND ($2::uuid IS NULL OR r.company_id = $2::uuid)
 {_STEPS_OF_RUN}
 """
@@ -61,7 +62,7 @@ RUNS = f"""
 {_RUN}
 FROM (
     SELECT *
-    FROM data_engine.runs_v1
+    FROM data_engine.runs
     WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
       AND position < $3 AND ($5::uuid IS NULL OR submission_id = $5::uuid)
       AND ($6::uuid IS NULL OR blueprint_id = $6::uuid) AND ($7::text IS NULL OR status = $7)
@@ -74,7 +75,7 @@ ORDER BY r.position DESC
 
 RUN_IDS_OF_SUBMISSION = """
 SELECT run_id::text, position
-FROM data_engine.runs_v1
+FROM data_engine.runs
 WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND submission_id = $3::uuid
   AND last_position > $4
 ORDER BY position
@@ -84,7 +85,7 @@ LIMIT $5
 OPEN_RUNS = """
 SELECT r.created_by::text AS user_id, count(*) AS runs
 FROM (
-    SELECT created_by FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND status = 'running' LIMIT $2
+    SELECT created_by FROM data_engine.runs WHERE org_id = $1::uuid AND status = 'running' LIMIT $2
 ) r
 GROUP BY r.created_by
 """
@@ -92,11 +93,13 @@ GROUP BY r.created_by
 # With the position that the counts are of: one statement, so one state of the read models.
 _OPEN_RUNS_AT = f"""
 SELECT p.position, o.user_id, o.runs
-FROM (SELECT coalesce(min(position), 0)::bigint AS position FROM data_engine.projection_checkpoints) p
+FROM (
+    SELECT coalesce(min(position), 0)::bigint AS position FROM data_engine.projection_checkpoints WHERE NOT building
+) p
 LEFT JOIN ({OPEN_RUNS}) o ON true
 """
 
-RUN_EXISTS = "SELECT 1 FROM data_engine.runs_v1 WHERE org_id = $1::uuid AND run_id = $2::uuid"
+RUN_EXISTS = "SELECT 1 FROM data_engine.runs WHERE org_id = $1::uuid AND run_id = $2::uuid"
 
 STEP_RESULTS = """
 SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,

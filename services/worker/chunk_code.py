@@ -1,7 +1,8 @@
 """What a step process does with chunks: bytes in, step, bytes out. Every failure is a value (execution.Failure).
 
 An operation reads one chunk (`rows`, `extract`, `apply`), or asks for its input piece by piece (`combine`, `whole`,
-`source`), and answers with one message or with many; the last one says `done`.
+`source`), and answers with one message or with many; the last one says `done`. `sample` runs a whole step over one
+chunk, for a preview.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from events.batch import EncodedChunk, EncodedColumn, decode_chunk, encoded_ids
-from services.steps.base import Context, Exchange, Reject, Result, Rows, Source, Step, StepError, Whole
+from services.steps.base import Context, Exchange, Reject, Result, Rows, Source, Step, StepError, Whole, one_result
 from services.steps.frame import CHUNK_ROWS, ColumnFrame, Frame, concatenated
 from services.worker.execution import failure_of
 from services.worker.registry import Registry
@@ -19,6 +20,9 @@ from services.worker.wire import ChunkResult, Frames, Task, read_chunk
 
 _NOTHING = ColumnFrame({}, pa.array([], pa.int64()))
 """What a set that nobody has put anything into is read as."""
+
+SAMPLE_OUTPUT_MAX_BYTES = 16 * 1024 * 1024
+"""Of what a step makes of the rows of a preview, as columns."""
 
 Message = tuple[dict[str, Any], Frames]
 Ask = Callable[[], Message | None]
@@ -102,6 +106,21 @@ def _source(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], ask:
         yield answer_of(result)
 
 
+def _sample(step: Step[Any], head: dict[str, Any], frames: Sequence[bytes], _: Ask) -> Iterator[Message]:
+    """A whole step, of any body, over a few rows; the answer is bounded, for it is held at once."""
+    task, config, context, rest = _prepared(step, head, frames)
+    frame = frame_of(read_chunk(head["chunk"], rest), task.names)
+    message, more = answer_of(one_result(step.run([frame], config, context), frame))
+    size_bytes = sum(map(len, more))
+    if size_bytes > SAMPLE_OUTPUT_MAX_BYTES:
+        raise StepError(
+            f"Of these rows the step makes {size_bytes:,} bytes; a preview holds {SAMPLE_OUTPUT_MAX_BYTES:,} at most. "
+            "Preview fewer rows.",
+            code="output_too_large",
+        )
+    yield message, more
+
+
 _operations: dict[str, Callable[[Step[Any], dict[str, Any], Sequence[bytes], Ask], Iterator[Message]]] = {
     "rows": _rows,
     "extract": _extract,
@@ -109,6 +128,7 @@ _operations: dict[str, Callable[[Step[Any], dict[str, Any], Sequence[bytes], Ask
     "apply": _apply,
     "whole": _whole,
     "source": _source,
+    "sample": _sample,
 }
 
 

@@ -105,11 +105,13 @@ class RemoteSteps:
     def __init__(
         self,
         connection: Client,
+        log: EventLog,
         allowed: Collection[str],
         own: Collection[str],
         serve: Callable[[RemoteStep], Awaitable[None]],
     ) -> None:
         self._connection = connection
+        self._log = log
         self._allowed = frozenset(allowed)
         self._own = frozenset(own)
         self._serve = serve
@@ -148,10 +150,10 @@ class RemoteSteps:
         receive: Receive | None = None,
         lane: Lane = BULK,  # noqa: ARG002 - as StepProcesses has it
     ) -> Failure | None:
-        """Have a step do an operation on chunks, `rows` or `whole` (services.worker.chunk_code)."""
+        """Have a step do an operation on chunks: `rows`, `whole` or `sample` (services.worker.chunk_code)."""
         task, rest = Task.read(dict(head), frames)
         try:
-            if head["op"] == "rows":
+            if head["op"] in ("rows", "sample"):
                 frame = await asyncio.to_thread(_frame_of, task, head["chunk"], rest)
             else:
                 assert supply is not None, "an operation over a whole batch is given it piece by piece"
@@ -252,7 +254,7 @@ class RemoteSteps:
         """A step of a module of ours stays one, unless the operator names its key."""
         taken = key in self._own
         if not taken and key not in self._allowed and key not in self._served:
-            step = await Repository(EventLog(self._connection)).fresh_thing(PLATFORM_ORG, STEP, key)
+            step = await Repository(self._log).fresh_thing(PLATFORM_ORG, STEP, key)
             taken = step.registration is not None and not step.registration.version.startswith(VERSION_PREFIX)
         if taken:
             raise StepError(f"The step {key!r} is served by a Python module; choose another key.", code="step_taken")

@@ -24,6 +24,7 @@ from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
 from services import observe
+from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.domain import administration
 from services.repository import Repository
@@ -33,6 +34,7 @@ from services.worker.batches import BatchRunner
 from services.worker.chunk_jobs import ChunkExecutor
 from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
+from services.worker.preview import Previewer
 from services.worker.references import TenantKeys
 from services.worker.registry import load_steps
 from services.worker.remote import Places, RemoteStep, RemoteSteps
@@ -80,6 +82,7 @@ class Worker:
     def __init__(self, settings: Settings, broker: NatsBroker) -> None:
         self.broker = broker
         self._settings = settings
+        self._archive = ArchiveReader(settings)
         self._steps = load_steps(settings.step_modules)
         self._slots = {key: FairSlots(settings.worker_concurrency) for key in self._steps}
         self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
@@ -94,16 +97,17 @@ class Worker:
     async def start(self) -> Client:
         """Connect, register the steps, and begin to take tasks; the connection."""
         self._connection: Client = await self.broker.connect()
-        log = EventLog(self._connection)
+        log = self._archive.log(self._connection)
         self._watchdog = Watchdog()
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
         )
         self._remote = RemoteSteps(
-            self._connection, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
+            self._connection, log, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
         )
         places = Places(self._processes, self._remote)
         blobs, memo = BlobStore(self._connection), Memo(self._connection)
+        tenant_keys = TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None)
         self._runner = TaskRunner(
             log,
             blobs,
@@ -113,7 +117,11 @@ class Worker:
             self._watchdog,
             BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
             Reuser(log, memo),
-            TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None),
+            tenant_keys,
+        )
+        # half of the step processes at most: those who run a blueprint go before those who look at one
+        self._previewer = Previewer(
+            self._connection, self._steps, places, tenant_keys, max(1, self._settings.worker_processes // 2)
         )
         for step in self._steps.values():
             await register(log, step)
@@ -121,12 +129,14 @@ class Worker:
         self._keeper = asyncio.create_task(self._keep_alive())
         await self.broker.start()
         await self._remote.start()
+        await self._previewer.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
     async def stop(self) -> None:
         """Finish what ends soon, hand back the rest, leave."""
         self._stopping = True
+        await self._previewer.stop()
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
         for task in list(self._working):
@@ -137,12 +147,13 @@ class Worker:
         await self._processes.close()
         self._watchdog.close()
         await self.broker.stop()
+        await self._archive.close()
 
     async def _serve_remote(self, step: RemoteStep) -> None:
         """Take the tasks of a step that was announced; of one that is served already, its new version."""
         if self._stopping:
             raise UnavailableError("This worker is leaving.")
-        await register(EventLog(self._connection), step)
+        await register(self._archive.log(self._connection), step)
         self._steps[step.key] = step
         await self._ensure_consumers()
         if step.key not in self._slots:

@@ -24,6 +24,7 @@ from events.ids import first_run_id, new_id
 from events.log import EventLog
 from events.model import Decision, Event
 from events.payload import describe, encode_records
+from events.preview import PreviewMessage, PreviewRequest, PreviewRows, PreviewStep
 from events.processing import RunStarted, RunSucceeded, StepScheduled, StepSucceeded, SubmissionCreated
 from events.secrets import verifier_of
 
@@ -183,18 +184,23 @@ class Service:
         self._nats, self._pool = nats, pool
         self.log = EventLog(nats)
         self.commands: list[Command] = []
+        self.previews: list[PreviewRequest] = []
         self.answer: Callable[[Command], Accepted] = lambda command: Accepted(position=1)
         self.hold: asyncio.Event | None = None
         self.signal_ends = True
-        self._subscription: Any = None
+        self._subscriptions: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._subscription = await self._nats.subscribe("ask.*", cb=self._on_ask)
+        self._subscriptions = [
+            await self._nats.subscribe("ask.*", cb=self._on_ask),
+            await self._nats.subscribe(subjects.PREVIEW, cb=self._on_preview),
+        ]
         await self._nats.flush()
 
     async def stop(self) -> None:
-        await self._subscription.unsubscribe()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -205,6 +211,18 @@ class Service:
         task = asyncio.create_task(self._do(command, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _on_preview(self, message: Msg) -> None:
+        """Each step gives the rows as they are."""
+        asked = PreviewRequest.model_validate_json(message.data)
+        self.previews.append(asked)
+        rows = PreviewRows(rows=len(asked.records), row_ids=asked.row_ids, records=asked.records)
+        for index, step in enumerate(asked.steps):
+            done = PreviewStep(
+                index=index, key=step.key, version="1", status="succeeded", fields=[], duration_us=1, output=rows
+            )
+            await message.respond(PreviewMessage(kind="step", step=done).model_dump_json().encode())
+        await message.respond(PreviewMessage(kind="end").model_dump_json().encode())
 
     async def _do(self, command: Command, message: Msg) -> None:
         try:
@@ -247,7 +265,7 @@ class Service:
         if not command.start_run:
             return position
         await insert(
-            self._pool, "runs_v1", run_id=first_run_id(command.aggregate_id), org_id=command.org_id,
+            self._pool, "runs_v2", run_id=first_run_id(command.aggregate_id), org_id=command.org_id,
             company_id=command.company_id, submission_id=command.aggregate_id,
             blueprint_id=command.blueprint_id, status="running",
             step_keys=list(STEP_KEYS), current_step=0, current_attempt=1, created_by=command.actor.user_id,
@@ -286,7 +304,7 @@ class Service:
                 output_inline=output.inline is not None, output_position=position, position=position,
             )  # fmt: skip
         await self._pool.execute(
-            "UPDATE data_engine.runs_v1 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
+            "UPDATE data_engine.runs_v2 SET status = 'succeeded', current_step = NULL, current_attempt = NULL,"
             " ended_at = $2, last_position = $3 WHERE run_id = $1",
             run_id, AT, position,
         )  # fmt: skip

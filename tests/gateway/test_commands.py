@@ -201,7 +201,7 @@ async def test_what_was_made_a_moment_ago_can_be_named_by_its_company(
     """Its read model may not know it yet, nor soon; the log does."""
     body = {"blueprint_id": new_id(), "records": [{}], "wait_s": 10}
     run_id = (await client.post("/v1/submissions/create", json=body, headers=world.member.headers)).json()["run_id"]
-    await database.execute("DELETE FROM data_engine.runs_v1 WHERE run_id = $1", run_id)
+    await database.execute("DELETE FROM data_engine.runs_v2 WHERE run_id = $1", run_id)
     await database.execute("UPDATE data_engine.projection_checkpoints SET position = 0")
     gateway.signals.position = 0
     mine = await client.post("/v1/runs/cancel", json={"run_id": run_id}, headers=world.member.headers)

@@ -64,6 +64,7 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/blueprints/create": (201, lambda s: {"name": "clean", "steps": [STEP_EXAMPLE]}),
     "/v1/blueprints/get": (200, lambda s: {"blueprint_id": s.blueprint_id}),
     "/v1/blueprints/list": (200, lambda s: {"archived": False}),
+    "/v1/blueprints/preview": (200, lambda s: {"submission_id": s.submission_id, "blueprint_id": s.blueprint_id}),
     "/v1/blueprints/archive": (200, lambda s: {"blueprint_id": s.blueprint_id}),
     "/v1/submissions/create": (
         201,
@@ -175,7 +176,7 @@ OTHERS: list[tuple[str, Body]] = [
         "/v1/tokens/rotate", "/v1/tokens/revoke", "/v1/submissions/get", "/v1/runs/create", "/v1/runs/get",
         "/v1/runs/cancel",
         "/v1/runs/retry", "/v1/step_results/list", "/v1/step_results/get", "/v1/results/get", "/v1/events/list",
-        "/v1/results/download", "/v1/runs/diff", "/v1/audit/inclusion", "/v1/audit/export",
+        "/v1/results/download", "/v1/runs/diff", "/v1/blueprints/preview", "/v1/audit/inclusion", "/v1/audit/export",
     )
 ]  # fmt: skip
 

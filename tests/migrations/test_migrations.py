@@ -166,3 +166,20 @@ async def seen(gateway: Client, org: str) -> list[int]:
 def test_the_example_environment_lists_every_setting():
     listed = set(re.findall(r"DATA_ENGINE_([A-Z_]+)=", (ROOT / ".env.example").read_text()))
     assert listed == {name.upper() for name in Settings.model_fields}
+
+
+async def test_an_older_databases_runs_stay_in_service_until_their_successor_is_built(servers):
+    connection = await asyncpg.connect(await fresh_database(servers.database_url, "older"))
+    for version in (version for version in versions() if version < "0007"):
+        await connection.execute((FOLDER / f"{version}.sql").read_text())
+    await connection.execute(
+        "INSERT INTO data_engine.projection_checkpoints (name, position, epoch, decision_id) "
+        "VALUES ('runs_v1', 1, 'e', 'd');"
+        "INSERT INTO data_engine.runs_v1 (run_id, org_id, company_id, submission_id, blueprint_id, status, step_keys, "
+        "started_at, position, last_position) SELECT id, id, id, id, id, 'running', '{a}', now(), 1, 1 "
+        "FROM gen_random_uuid() AS g (id)"
+    )
+    await connection.execute((FOLDER / "0007_generations.sql").read_text())
+    row = await connection.fetchrow("SELECT status, input_rows, output_rows FROM data_engine.runs")
+    assert tuple(row) == ("running", None, None)
+    await connection.close()

@@ -61,10 +61,10 @@ async def test_who_comes_second_changes_nothing(world):
 async def test_a_projection_that_is_ahead_is_left_alone(world):
     batch = messages(whole_run(1))
     await apply_now(world, batch[:1])
-    await world.pool.execute("UPDATE data_engine.projection_checkpoints SET position = 2 WHERE name = 'runs_v1'")
+    await world.pool.execute("UPDATE data_engine.projection_checkpoints SET position = 2 WHERE name = 'runs_v2'")
     await apply_now(world, batch)
     assert await world.positions() == {2}
-    [row] = await world.rows("runs_v1")
+    [row] = await world.rows("runs_v2")
     assert row["status"] == "running"
 
 
@@ -79,10 +79,10 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_of_the_projections_of_its
     await apply_now(world, broken + shifted)
     letters = {(row["name"], row["position"]) for row in await world.rows("projection_dead_letters")}
     assert letters == (
-        {("submissions_v1", 1), ("runs_v1", 1), ("step_results_v1", 1), ("companies_v1", 3)}
+        {("submissions_v1", 1), ("runs_v2", 1), ("step_results_v1", 1), ("companies_v1", 3)}
         | {(name, 2) for name in NAMES}
     )
-    assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"]
+    assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"]
     assert await world.positions() == {5}
 
 
@@ -99,11 +99,11 @@ async def test_what_postgres_refuses_is_a_dead_letter_and_its_neighbours_are_app
     await apply_now(world, messages(history))
     letters = await world.rows("projection_dead_letters")
     assert [(row["name"], row["position"]) for row in letters] == [
-        ("runs_v1", 2), ("runs_v1", 4), ("step_results_v1", 4),
+        ("runs_v2", 2), ("runs_v2", 4), ("step_results_v1", 4),
     ]  # fmt: skip
     assert "no id" in letters[0]["reason"]
     assert BAD in letters[1]["reason"]
-    assert [(row["run_id"], row["status"]) for row in await world.rows("runs_v1")] == [(GOOD, "succeeded")]
+    assert [(row["run_id"], row["status"]) for row in await world.rows("runs_v2")] == [(GOOD, "succeeded")]
     assert len(await world.rows("step_results_v1")) == 3
     assert await world.positions() == {4}
 
@@ -142,8 +142,8 @@ async def test_many_poisoned_among_many_good(world):
         object.__setattr__(decision, "events", (first, *decision.events[1:]))
     await apply_now(world, messages(history))
     letters = await world.rows("projection_dead_letters")
-    assert [(row["name"], row["position"]) for row in letters] == [("runs_v1", index + 1) for index in sorted(bad)]
-    assert len(await world.rows("runs_v1")) == 56
+    assert [(row["name"], row["position"]) for row in letters] == [("runs_v2", index + 1) for index in sorted(bad)]
+    assert len(await world.rows("runs_v2")) == 56
 
 
 async def test_trouble_with_postgres_is_not_poison(world, monkeypatch):

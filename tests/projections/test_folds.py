@@ -216,7 +216,7 @@ async def test_a_submission_and_its_first_run_are_one_decision(world):
     assert state.input_of(0) == payload("in")
     rows = await rows_of(world, history)
     assert [row["submission_id"] for row in rows["submissions_v1"]] == [SUBMISSION]
-    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1)]
+    assert rows["runs_v2"] == [run_row(current_step=0, current_attempt=1)]
 
 
 def run_row(run_id: str = RUN_ID, position: int = 1, **changes: object) -> dict:
@@ -224,6 +224,7 @@ def run_row(run_id: str = RUN_ID, position: int = 1, **changes: object) -> dict:
         "run_id": run_id, "org_id": ORG, "company_id": COMPANY, "submission_id": SUBMISSION,
         "blueprint_id": BLUEPRINT, "status": "running", "step_keys": ["first", "second", "third"],
         "created_by": USER, "started_at": History.at(position), "position": position, "last_position": position,
+        "input_rows": 1,
     } | changes  # fmt: skip
 
 
@@ -248,7 +249,7 @@ async def test_a_run_that_has_only_started_waits_for_its_first_step(world):
     history = History()
     history.start(RUN_ID)
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1)]
+    assert rows["runs_v2"] == [run_row(current_step=0, current_attempt=1)]
     assert rows["step_results_v1"] == []
 
 
@@ -256,7 +257,7 @@ async def test_a_run_that_succeeds_in_one_decision(world):
     history = History()
     history.record(history.start(RUN_ID), *(done(index) for index in range(3)))
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(status="succeeded", ended_at=history.at(2), last_position=2)]
+    assert rows["runs_v2"] == [run_row(status="succeeded", output_rows=1, ended_at=history.at(2), last_position=2)]
     assert rows["step_results_v1"] == [succeeded_row(index, 2) for index in range(3)]
 
 
@@ -267,7 +268,7 @@ async def test_a_run_that_succeeds_step_by_step_with_large_outputs_and_rejects(w
     state = history.record(state, done(1))
     history.record(state, done(2))
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(status="succeeded", ended_at=history.at(4), last_position=4)]
+    assert rows["runs_v2"] == [run_row(status="succeeded", output_rows=1, ended_at=history.at(4), last_position=4)]
     of_rejects = {
         "rejects_digest": rejects.digest, "rejects_size_bytes": rejects.size_bytes, "rejects_rows": 1,
         "rejects_inline": False,
@@ -282,7 +283,7 @@ async def test_a_step_that_takes_long_is_running(world):
     state = history.start(RUN_ID)
     history.run(RUN_ID, runs.mark_started(state, 0, 1, AT))
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=1, last_position=2)]
+    assert rows["runs_v2"] == [run_row(current_step=0, current_attempt=1, last_position=2)]
     assert rows["step_results_v1"] == [step_row(0, status="running", attempt=1, started_at=AT, position=2)]
 
 
@@ -299,7 +300,7 @@ async def test_an_attempt_that_failed_and_will_be_repeated_is_retrying(world):
     history.record(history.start(RUN_ID), fault(0))
     rows = await rows_of(world, history)
     not_before = history.at(2) + timedelta(seconds=5)
-    assert rows["runs_v1"] == [run_row(current_step=0, current_attempt=2, not_before=not_before, last_position=2)]
+    assert rows["runs_v2"] == [run_row(current_step=0, current_attempt=2, not_before=not_before, last_position=2)]
     assert rows["step_results_v1"] == [failed_row(2, status="retrying")]
 
 
@@ -309,7 +310,7 @@ async def test_a_step_that_succeeds_at_its_second_attempt_has_no_error(world):
     state = history.run(RUN_ID, runs.mark_started(state, 0, 2, AT))
     history.record(state, done(0, attempt=2))
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(current_step=1, current_attempt=1, last_position=4)]
+    assert rows["runs_v2"] == [run_row(current_step=1, current_attempt=1, last_position=4)]
     assert rows["step_results_v1"] == [succeeded_row(0, 4, attempt=2)]
 
 
@@ -318,7 +319,7 @@ async def test_a_run_that_failed_says_where_and_why_and_skips_the_rest(world):
     history.record(history.start(RUN_ID), fault(0, retryable=False, message="bad \x00 byte"))
     rows = await rows_of(world, history)
     error = {"error_step": 0, "error_code": "boom", "error_message": "bad \ufffd byte"}
-    assert rows["runs_v1"] == [run_row(status="failed", ended_at=history.at(2), last_position=2, **error)]
+    assert rows["runs_v2"] == [run_row(status="failed", ended_at=history.at(2), last_position=2, **error)]
     assert rows["step_results_v1"] == [
         failed_row(2, status="failed", error_message="bad \ufffd byte"),
         step_row(1, status="skipped", attempt=0, position=2),
@@ -341,7 +342,7 @@ async def test_a_run_that_was_cancelled_skips_what_it_waited_for(world):
     state = history.record(history.start(RUN_ID), done(0))
     history.run(RUN_ID, runs.cancel(state, "enough"))
     rows = await rows_of(world, history)
-    assert rows["runs_v1"] == [run_row(status="cancelled", ended_at=history.at(3), last_position=3)]
+    assert rows["runs_v2"] == [run_row(status="cancelled", ended_at=history.at(3), last_position=3)]
     assert rows["step_results_v1"] == [
         succeeded_row(0, 2),
         step_row(1, status="skipped", attempt=0, position=3),
@@ -355,7 +356,7 @@ async def test_a_retried_run_has_the_results_of_the_first(world):
     state = history.record(state, fault(1, retryable=False))
     history.run(OTHER_RUN, runs.start_again(state, OTHER_RUN), user_id=USER)
     rows = await rows_of(world, history)
-    retried = [row for row in rows["runs_v1"] if row["run_id"] == OTHER_RUN]
+    retried = [row for row in rows["runs_v2"] if row["run_id"] == OTHER_RUN]
     assert retried == [run_row(OTHER_RUN, 4, retry_of=RUN_ID, current_step=1, current_attempt=1)]
     [reused] = [row for row in rows["step_results_v1"] if row["run_id"] == OTHER_RUN]
     expected = succeeded_row(0, 4, run_id=OTHER_RUN, attempt=0, reused_from_run_id=RUN_ID)
@@ -369,7 +370,7 @@ async def test_many_runs_in_one_batch_do_not_touch_each_other(world):
     history.record(states[2], fault(0, retryable=False))
     history.record(states[1], *(done(index) for index in range(3)))
     rows = await rows_of(world, history)
-    assert [row["status"] for row in rows["runs_v1"]] == ["running", "succeeded", "failed", "running"]
+    assert [row["status"] for row in rows["runs_v2"]] == ["running", "succeeded", "failed", "running"]
     assert len(rows["step_results_v1"]) == 1 + 3 + 3
 
 
@@ -380,9 +381,9 @@ async def test_another_org_cannot_change_a_run(world):
     intruder = History(org_id=an_id(99))
     intruder.recorded = [history.recorded[0]]
     intruder.run(RUN_ID, runs.cancel(state, None))
-    runs_projection = [projection for projection in PROJECTIONS if projection.name == "runs_v1"]
+    runs_projection = [projection for projection in PROJECTIONS if projection.name == "runs_v2"]
     assert await run_folds(world.pool, runs_projection, intruder.recorded[1:])
-    assert (await world.rows("runs_v1"))[0]["status"] == "running"
+    assert (await world.rows("runs_v2"))[0]["status"] == "running"
 
 
 def test_every_event_of_a_run_is_read():

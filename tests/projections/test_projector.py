@@ -32,7 +32,7 @@ async def test_the_rows_are_there_when_the_hint_is(world):
         found = await until(hints, at_least(position))
         assert [run_id for hint in found for run_id in hint["ended"]] == [an_id(1)]
         assert not any(hint["access"] for hint in found)
-        assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"]
+        assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"]
 
 
 async def test_a_hint_says_that_access_has_changed(world):
@@ -50,7 +50,7 @@ async def test_a_projector_goes_on_where_the_last_one_stopped(world):
     async with world.hints() as hints, world.projecting():
         found = await until(hints, at_least(position))
     assert found[0]["position"] == position - 2
-    assert len(await world.rows("runs_v1")) == 2
+    assert len(await world.rows("runs_v2")) == 2
 
 
 async def test_two_projectors_at_once_write_what_one_would(world):
@@ -60,9 +60,9 @@ async def test_two_projectors_at_once_write_what_one_would(world):
         position = await world.append(*histories)
         await until(hints, at_least(position))
     together = await world.everything()
-    assert [row["status"] for row in together["runs_v1"]] == ["succeeded"] * 59
+    assert [row["status"] for row in together["runs_v2"]] == ["succeeded"] * 59
     await world.pool.execute("UPDATE data_engine.projection_checkpoints SET position = 0, epoch = '', decision_id = ''")
-    await world.pool.execute("TRUNCATE data_engine.runs_v1, data_engine.step_results_v1")
+    await world.pool.execute("TRUNCATE data_engine.runs_v2, data_engine.step_results_v1")
     await world.project(position)
     assert await world.everything() == together
     assert await world.rows("projection_dead_letters") == []
@@ -79,7 +79,7 @@ async def test_connections_that_are_killed_are_replaced(world):
             await outside.fetch(kill)
             await until(hints, at_least(position))
     await outside.close()
-    assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"] * 5
+    assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"] * 5
     assert len(await world.rows("step_results_v1")) == 15
 
 
@@ -92,14 +92,14 @@ async def test_read_models_that_went_back_are_brought_up_again(world):
         await world.append(whole_run(2))
         await until(hints, at_least(4))
         await world.pool.execute("DELETE FROM data_engine.step_results_v1 WHERE position > 2")
-        await world.pool.execute("DELETE FROM data_engine.runs_v1 WHERE position > 2")
+        await world.pool.execute("DELETE FROM data_engine.runs_v2 WHERE position > 2")
         await world.pool.execute(
             "UPDATE data_engine.projection_checkpoints SET position = 2, decision_id = $1", earlier[0]["decision_id"]
         )
         await world.append(whole_run(3))
         found = await until(hints, at_least(6))
     assert any(hint.get("reset") and hint["position"] == 2 for hint in found)
-    assert [row["position"] for row in await world.rows("runs_v1")] == [1, 3, 5]
+    assert [row["position"] for row in await world.rows("runs_v2")] == [1, 3, 5]
     assert len(await world.rows("step_results_v1")) == 9
 
 
@@ -107,8 +107,8 @@ async def test_a_new_read_model_is_built_from_the_beginning_beside_the_others(wo
     position = await world.append(whole_run(1))
     await world.project(position)
     before = await world.everything()
-    await world.pool.execute("TRUNCATE data_engine.runs_v1")
-    await world.pool.execute("DELETE FROM data_engine.projection_checkpoints WHERE name = 'runs_v1'")
+    await world.pool.execute("TRUNCATE data_engine.runs_v2")
+    await world.pool.execute("DELETE FROM data_engine.projection_checkpoints WHERE name = 'runs_v2'")
     await world.project(position)
     assert await world.everything() == before
 
@@ -119,9 +119,9 @@ async def test_poison_does_not_stop_the_others(world):
     await world.append(whole_run(1))
     async with world.hints() as hints, world.projecting():
         await until(hints, at_least(4))
-    assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"]
+    assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"]
     status = {status.name: status for status in await projection_status(world.pool)}
-    assert (status["runs_v1"].position, status["runs_v1"].dead_letters) == (4, 2)
+    assert (status["runs_v2"].position, status["runs_v2"].dead_letters) == (4, 2)
     assert status["orgs_v2"].dead_letters == 1
 
 
@@ -183,6 +183,7 @@ async def test_a_log_with_a_hole_is_not_followed(world):
     await world.nats.request(f"$JS.API.STREAM.CREATE.{subjects.EVENTS}", orjson.dumps(lax), timeout=5)
     await world.append(whole_run(1), whole_run(2))
     await world.nats.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.EVENTS}", b'{"seq": 2}', timeout=5)
+    await world.nats.request(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}", orjson.dumps(info["config"]), timeout=5)
     async with world.projecting() as task:
         error = await ended(task)
     assert isinstance(error, LogRewoundError)
@@ -230,6 +231,6 @@ async def test_a_cancelled_projector_leaves_no_half_batch(world):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     [reached] = await world.positions()
-    assert len(await world.rows("runs_v1")) == (reached + 1) // 2
+    assert len(await world.rows("runs_v2")) == (reached + 1) // 2
     await world.project(position)
     assert len(await world.rows("step_results_v1")) == 39 * 3

@@ -59,13 +59,13 @@ async def test_a_rebuild_gives_the_same_rows(projected):
     assert (seen[-1].position, seen[-1].total) == (len(history.recorded),) * 2
     assert seen[-1].events == sum(len(recorded.decision.events) for recorded in history.recorded)
     by_name = {result.name: result.events for result in results}
-    assert by_name["runs_v1"] == by_name["step_results_v1"] == seen[-1].events - 4
+    assert by_name["runs_v2"] == by_name["step_results_v1"] == seen[-1].events - 4
 
 
 @pytest.mark.parametrize(
     ("damage", "name", "only_live", "only_rebuilt"),
     [
-        ("UPDATE data_engine.runs_v1 SET status = 'succeeded' WHERE status = 'failed'", "runs_v1", 1, 1),
+        ("UPDATE data_engine.runs_v2 SET status = 'succeeded' WHERE status = 'failed'", "runs_v2", 1, 1),
         ("UPDATE data_engine.users_v2 SET deactivated_at = NULL", "users_v2", 1, 1),
         ("DELETE FROM data_engine.step_results_v1 WHERE step_index = 1", "step_results_v1", 0, 2),
         ("UPDATE data_engine.tokens_v2 SET token_id = gen_random_uuid()", "tokens_v2", 1, 1),
@@ -98,16 +98,16 @@ async def test_only_checking_leaves_the_live_rows(projected):
 async def test_one_projection_is_rebuilt_with_what_it_requires(projected):
     before = await projected.everything()
     await projected.pool.execute("UPDATE data_engine.step_results_v1 SET attempt = 9")
-    await projected.pool.execute("UPDATE data_engine.runs_v1 SET blueprint_id = gen_random_uuid()")
+    await projected.pool.execute("UPDATE data_engine.runs_v2 SET blueprint_id = gen_random_uuid()")
     [result] = await rebuild(projected.pool, projected.nats, ["step_results_v1"])
     assert result.only_live == result.only_rebuilt == len(before["step_results_v1"])
     after = await projected.everything()
     assert after["step_results_v1"] == before["step_results_v1"]
-    assert after["runs_v1"] != before["runs_v1"]
+    assert after["runs_v2"] != before["runs_v2"]
 
 
 async def test_an_unknown_name_is_refused_with_the_names_there_are(world):
-    with pytest.raises(InvalidInputError, match=r"no projection 'tuns'.*runs_v1"):
+    with pytest.raises(InvalidInputError, match=r"no projection 'tuns'.*runs_v2"):
         await rebuild(world.pool, world.nats, ["tuns"])
 
 
@@ -139,7 +139,7 @@ async def test_projectors_go_on_during_rebuilds(world):
         position = await appending
         assert differing == []
         await until(hints, at_least(position))
-    assert [row["status"] for row in await world.rows("runs_v1")] == ["succeeded"] * 200
+    assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"] * 200
     assert all(result.identical for result in await rebuild(world.pool, world.nats))
 
 
@@ -163,12 +163,12 @@ async def test_another_log_is_refused_and_then_accepted(projected):
         await rebuild(projected.pool, projected.nats)
     assert await projected.everything() == before
     results = {r.name: r for r in await rebuild(projected.pool, projected.nats, accept_log=True)}
-    assert not results["runs_v1"].identical
+    assert not results["runs_v2"].identical
     assert await projected.positions() == {2}
-    assert [row["status"] for row in await projected.rows("runs_v1")] == ["succeeded"]
+    assert [row["status"] for row in await projected.rows("runs_v2")] == ["succeeded"]
     assert await projected.rows("orgs_v2") == []
     await projected.project(await projected.append(whole_run(2)))
-    assert len(await projected.rows("runs_v1")) == 2
+    assert len(await projected.rows("runs_v2")) == 2
 
 
 async def test_an_empty_log_can_be_accepted_too(projected):
@@ -185,7 +185,7 @@ async def test_dead_letters_are_those_of_the_rebuild(projected):
     letters = await projected.rows("projection_dead_letters", "name")
     await projected.pool.execute("UPDATE data_engine.projection_dead_letters SET position = 1, reason = 'old'")
     results = {result.name: result for result in await rebuild(projected.pool, projected.nats)}
-    assert (results["runs_v1"].dead_letters, results["orgs_v2"].dead_letters) == (1, 0)
+    assert (results["runs_v2"].dead_letters, results["orgs_v2"].dead_letters) == (1, 0)
     after = await projected.rows("projection_dead_letters", "name")
     assert [row | {"at": None} for row in after] == [row | {"at": None} for row in letters]
 

@@ -75,7 +75,7 @@ async def test_a_system_as_it_starts_has_no_weak_setting(own_system, own_setting
         "durability",
     ):
         assert ("nats", name) in seen
-    for name in ("gateway", "projector", "archiver", "operator", "data_engine.runs_v1", "data_engine.credentials"):
+    for name in ("gateway", "projector", "archiver", "operator", "data_engine.runs_v2", "data_engine.credentials"):
         assert ("postgres", name) in seen
     for area, where in (("tokens", "API tokens"), ("tokens", "invitations"), ("secrets", "sessions")):
         assert (area, where) in seen
@@ -124,9 +124,9 @@ async def test_a_process_with_the_wrong_password_is_named(own_settings, endpoint
             "row-level security without a policy",
         ),
         (
-            "ALTER TABLE data_engine.runs_v1 DISABLE ROW LEVEL SECURITY",
-            "ALTER TABLE data_engine.runs_v1 ENABLE ROW LEVEL SECURITY",
-            "data_engine.runs_v1",
+            "ALTER TABLE data_engine.runs_v2 DISABLE ROW LEVEL SECURITY",
+            "ALTER TABLE data_engine.runs_v2 ENABLE ROW LEVEL SECURITY",
+            "data_engine.runs_v2",
             "row-level security is off",
         ),
         (

@@ -121,6 +121,13 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/blueprints/create": (nothing(201, name="b", steps=STEPS),),
     "/v1/blueprints/get": (by("blueprint_id"),),
     "/v1/blueprints/list": (nothing(),),
+    "/v1/blueprints/preview": (
+        Case(lambda t, o: {"submission_id": t.submission_id, "steps": STEPS}),
+        Case(lambda t, o: {"company_id": t.company_id, "records": RECORDS, "steps": STEPS}),
+        Case(
+            lambda t, o: {"company_id": o.company_id, "records": RECORDS, "blueprint_id": t.blueprint_id}, reach="org"
+        ),
+    ),
     "/v1/blueprints/archive": (by("blueprint_id", fresh="blueprint_id"),),
     "/v1/orgs/get": (nothing(),),
     "/v1/orgs/rename": (nothing(name="Acme"),),
@@ -314,6 +321,7 @@ async def test_members_of_an_org_that_does_not_let_them_work(client: httpx.Async
         "runs/create": {"submission_id": made["submission_id"]},
         "runs/cancel": {"run_id": made["run_id"]},
         "runs/retry": {"run_id": made["run_id"]},
+        "blueprints/preview": {"submission_id": made["submission_id"], "steps": STEPS},
     }
     assert work.keys() == {path.removeprefix("/v1/") for path, rule in ENDPOINTS.items() if rule.work}
     reads = {"runs/get": {"run_id": made["run_id"]}, "submissions/list": {}, "results/get": {"run_id": made["run_id"]}}

@@ -106,6 +106,6 @@ async def check_log_and_read_models(system: System, org: Org, run_ids: list[str]
     async with await create_pool(settings) as pool:
         results = await rebuild(pool, connection)
     assert [(r.name, r.only_live, r.only_rebuilt, r.dead_letters) for r in results if not r.identical] == []
-    assert next(r.rows for r in results if r.name == "runs_v1") == RUNS
+    assert next(r.rows for r in results if r.name == "runs_v2") == RUNS
     assert next(r.rows for r in results if r.name == "step_results_v1") == RUNS * 5
     await connection.close()
