@@ -26,7 +26,6 @@ from bench.memory import peak_bytes
 from bench.meter import percentile
 from bench.rebuild import START, servers, typical_payload, typical_run
 from cli.auditing import verify_file
-from events import subjects
 from events.archive import ArchiveHead
 from events.audit import merkle
 from events.audit.checkpoint import AuditKey
@@ -67,10 +66,8 @@ def messages(events: int, payload_bytes: int) -> Iterator[tuple[Followed, int, s
         for decision in typical_run(org_id, company_id, payload, START + timedelta(seconds=position)):
             position += 1
             made += len(decision.events)
-            address = decision.address
-            subject = subjects.decision(
-                address.org_id, address.kind, address.aggregate_id, address.version, address.routing
-            )
+            place = f"{decision.kind}.{decision.aggregate_id}.{decision.version}.{decision.routing}"
+            subject = f"events.{org_id}.{place}"
             body = encode_decision(decision)
             yield (
                 Followed(position, subject, body, pending=0, recorded_ns=at_ns + position),

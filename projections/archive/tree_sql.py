@@ -1,4 +1,4 @@
-"""The SQL of the trees (migrations/0006_audit.sql), by name."""
+"""The SQL of the trees (migrations/0009_audit.sql), by name."""
 
 LOCK_HEAD = "SELECT position, chain FROM data_engine.org_trees_head FOR UPDATE"
 MOVE_HEAD = "UPDATE data_engine.org_trees_head SET position = $1, chain = $2"

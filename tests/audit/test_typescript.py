@@ -11,6 +11,7 @@ import pytest
 
 from events.audit.verify import verify
 from tests.audit.support import COMPANY, KEY, ORG, STRANGER, as_lines, checkpoint, entry, records
+from tests.audit.test_vectors import EXPECTED, FOLDER
 from tests.audit.test_verify import ENTRIES, NOTE, TAMPERED, WHOLE, Records, run_of
 
 SOURCE = Path(__file__).parents[2] / "sdk" / "typescript"
@@ -126,3 +127,14 @@ async def test_a_text_with_line_separators_of_unicode(verifier: Path, tmp_path: 
     note.write_text(checkpoint(entries))
     code, out, err = await said("node", str(verifier), str(file), "--checkpoint", str(note), cwd=tmp_path)
     assert code == 0, out + err
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_the_vectors(verifier: Path, name: str) -> None:
+    notes = ["--previous", "previous.note", *([] if name == "rewritten" else ["--checkpoint", "checkpoint.note"])]
+    key = (FOLDER / "verifier.txt").read_text().strip()
+    _, out, err = await said("node", str(verifier), f"{name}.ndjson", *notes, "--key", key, cwd=FOLDER)
+    report, wanted = json.loads(out), EXPECTED[name]
+    assert report["ok"] == wanted["ok"], out + err
+    if not wanted["ok"]:
+        assert {key: report["finding"][key] for key in wanted["finding"]} == wanted["finding"]

@@ -90,6 +90,6 @@ GRANT UPDATE ON data_engine.org_trees TO data_engine_archiver;
 GRANT SELECT, INSERT, UPDATE ON data_engine.org_trees_head TO data_engine_archiver;
 GRANT SELECT (position) ON data_engine.org_trees_head TO data_engine_gateway;
 
-INSERT INTO data_engine.schema_migrations (version) VALUES ('0006_audit') ON CONFLICT DO NOTHING;
+INSERT INTO data_engine.schema_migrations (version) VALUES ('0009_audit') ON CONFLICT DO NOTHING;
 
 COMMIT;
