@@ -45,13 +45,13 @@ ORDER BY entry.position LIMIT $6
 """
 
 LAST_POSITION_OF = """
-SELECT max(last_position) AS position FROM data_engine.runs_v1
+SELECT max(last_position) AS position FROM data_engine.runs
 WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
     AND (run_id = $3::uuid OR submission_id = $4::uuid)
 """
 
 RUN_IDS_OF = """
-SELECT run_id::text FROM data_engine.runs_v1
+SELECT run_id::text FROM data_engine.runs
 WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND submission_id = $3::uuid
 ORDER BY position LIMIT $4
 """
