@@ -172,6 +172,7 @@ async def _add_verification(
         database, "verifications_v1", run_id=verification_id, org_id=world.org_id, company_id=world.company_id,
         verifies=run_id, position=position,
     )  # fmt: skip
+    await service.signal(position)
     return verification_id
 
 
