@@ -4,7 +4,7 @@ Events are a storage format (design rule 7). A released event class is never cha
 and add `upcast_vN_vM(state)`, a static method that turns a stored state of version N into one of version M.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -66,7 +66,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A decision and its position in the log (the stream's sequence), from 1."""
+    """A decision and its position in the log (the stream's sequence), from 1; `recorded_at` is the stream's own time.
+
+    When it was recorded is None where whoever read it does not tell; it is no part of what was decided.
+    """
 
     position: int
     decision: Decision
+    recorded_at: datetime | None = field(default=None, compare=False)
