@@ -86,7 +86,7 @@ class WholeLog(EventLog):
             if after < trimmed_to:
                 archive = await self._archive(org_id or "")
                 asked = min(PAGE_ROWS, remaining)
-                page = [_decoded(message) for message in await archive.read(after, trimmed_to, asked, org_id=org_id)]
+                page = [decoded(message) for message in await archive.read(after, trimmed_to, asked, org_id=org_id)]
                 after = trimmed_to if len(page) < asked else page[-1].position
             else:
                 asked = min(PAGE_MESSAGES, remaining)
@@ -145,7 +145,8 @@ def _org_of(subject_filter: str) -> str | None:
     return org_id
 
 
-def _decoded(message: Archived) -> Recorded:
+def decoded(message: Archived) -> Recorded:
+    """The decision that a message is. Raises PoisonedMessageError."""
     position = message.position
     try:
         return Recorded(position, decode_decision(message.subject, message.body), message.recorded_at)

@@ -120,7 +120,7 @@ async def moment(call: Call, wanted: int | str) -> Moment:
 
     Raises InvalidInputError for what is no position, no time, or not yet; ProjectionBehindError.
     """
-    position = wanted if isinstance(wanted, int) else await position_at(call, _time(wanted))
+    position = wanted if isinstance(wanted, int) else await position_at(call, time_of(wanted, "/as_of"))
     gateway = call.gateway
     if position > gateway.signals.position:
         last = (await gateway.log.state()).last_position
@@ -137,20 +137,21 @@ async def position_at(call: Call, time: datetime) -> int:
     # The archive keeps microseconds, and so does this: what was recorded within the one asked for was there.
     after = await call.gateway.log.first_since(time + timedelta(microseconds=1))
     state = await call.gateway.log.state()
-    if after is None:
+    if after is None and state.first_position <= state.last_position:
         return state.last_position
-    if after > state.first_position or after == 1:
+    if after is not None and (after > state.first_position or after == 1):
         return after - 1
     return await as_of.position_at(call.gateway.reader, Scope(call.org_id, call.within), time)
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str, path: str) -> datetime:
+    """A time of a request's. Raises InvalidInputError, which names the field by its JSON Pointer."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise invalid("/as_of", "Give a position, or a time as RFC 3339 has it: 2026-01-31T12:00:00Z.") from None
+        raise invalid(path, f"{text!r} is no time as RFC 3339 has it, such as 2026-01-31T12:00:00Z.") from None
     if time.tzinfo is None:
-        raise invalid("/as_of", "The time has no zone: add Z, or an offset as +02:00.")
+        raise invalid(path, "The time has no zone: add Z, or an offset as +02:00.")
     return time
 
 

@@ -20,6 +20,7 @@ from gateway.previews import Previews
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
+from gateway.streams import Streams
 from gateway.uploads import Uploads
 from gateway.usage import TokenUsage
 from projections.database import create_pool
@@ -45,6 +46,7 @@ class Gateway:
     runs: RunLoader
     uploads: Uploads
     previews: Previews
+    streams: Streams
 
 
 @asynccontextmanager
@@ -86,4 +88,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         runs=RunLoader(reader),
         uploads=Uploads(settings.uploads_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
+        streams=Streams(settings.streams_per_org_max),
     )

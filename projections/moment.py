@@ -62,20 +62,21 @@ async def build_moment(
     the log has not reached; LogRewoundError; UnavailableError.
     """
     check_name(schema)
+    quoted = f'"{schema}"'  # the name may be a word of SQL's
     state = await LogGuard(connection).state()
     if not 0 <= position <= state.last_position:
         raise InvalidInputError(f"The log has no position {position}; its last one is {state.last_position}.")
     began_s = time.perf_counter()
     with rarer_collections():
         async with pool.acquire() as database:
-            await _make_schema(database, schema, position)
-            await _build(database, connection, schema, position, state.epoch, show)
+            await _make_schema(database, quoted, position)
+            await _build(database, connection, quoted, position, state.epoch, show)
             rows = {
-                table.name: await database.fetchval(COUNT.format(schema=schema, table=table.name))
+                table.name: await database.fetchval(COUNT.format(schema=quoted, table=table.name))
                 for projection in await in_service(database)
                 for table in projection.tables
             }
-            letters = await database.fetchval(COUNT_DEAD_LETTERS.format(schema=schema))
+            letters = await database.fetchval(COUNT_DEAD_LETTERS.format(schema=quoted))
     return BuiltMoment(schema, position, rows, letters, time.perf_counter() - began_s)
 
 
@@ -91,7 +92,7 @@ async def _make_schema(database: Database, schema: str, position: int) -> None:
     """An empty schema with our mark, and tables like the live ones, in one transaction. They are not logged: it is
     small work to make them again."""
     async with database.transaction():
-        found = await database.fetchrow(COMMENT_OF, schema)
+        found = await database.fetchrow(COMMENT_OF, schema.strip('"'))
         if found is not None and not (found["comment"] or "").startswith(MARK):
             raise StateConflictError(
                 f"There is a schema {schema} that `dex replay` did not make; choose another name, or drop it yourself.",

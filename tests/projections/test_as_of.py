@@ -16,7 +16,7 @@ from gateway.state import open_gateway
 from projections.moment import build_moment
 from projections.queries import work
 from projections.queries.reader import Reader, Scope
-from tests.gateway.support import add_person
+from tests.gateway.support import AT, add_person, insert
 from tests.projections.archiving import archive_all
 from tests.projections.support import BLUEPRINT, COMPANY, ORG, USER, History, an_id, done, fault, payload
 from tests.projections.trimming import trim_to
@@ -50,9 +50,14 @@ def some_runs() -> History:
 @asynccontextmanager
 async def asking(world: Any) -> AsyncIterator[Any]:
     """`ask(endpoint, …)` as an admin of the org: the status and the answer."""
+    await insert(
+        world.pool, "orgs_v2", org_id=ORG, name="Acme", members_may_work=True, sign_in_rules="[]", limits="{}",
+        created_at=AT, position=1,
+    )  # fmt: skip
     admin = await add_person(world.pool, ORG, "org_admin", None)
-    async with open_gateway(world.settings) as gateway:
-        transport = httpx.ASGITransport(create_app(world.settings, gateway), raise_app_exceptions=False)
+    settings = world.settings.model_copy(update={"access_log": False})
+    async with open_gateway(settings) as gateway:
+        transport = httpx.ASGITransport(create_app(settings, gateway), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=admin.headers) as client:
 
             async def ask(endpoint: str, **body: Any) -> tuple[int, Any]:
@@ -103,15 +108,15 @@ async def test_a_schema_of_a_moment_has_the_rows_of_a_log_that_ends_there(world)
         assert built.rows == {name: len(found) for name, found in rows.items()}
         assert built.dead_letters == 0
         for name in rows:
-            differing = f"(TABLE data_engine.{name} EXCEPT TABLE then.{name})"
+            differing = f'(TABLE data_engine.{name} EXCEPT TABLE "then".{name})'
             if position == len(wanted) - 1:
                 assert await world.pool.fetch(differing) == []
-        found = await world.pool.fetch("SELECT run_id::text, status, last_position FROM then.runs ORDER BY run_id")
+        found = await world.pool.fetch('SELECT run_id::text, status, last_position FROM "then".runs ORDER BY run_id')
         assert [tuple(row) for row in found] == [
             (row["run_id"], row["status"], row["last_position"])
             for row in sorted(rows["runs_v2"], key=lambda row: row["run_id"])
         ]
-    await world.pool.execute("DROP SCHEMA then CASCADE")
+    await world.pool.execute('DROP SCHEMA "then" CASCADE')
 
 
 async def test_the_named_queries_say_the_same_of_the_schema_and_of_the_moment(world):
@@ -121,13 +126,13 @@ async def test_the_named_queries_say_the_same_of_the_schema_and_of_the_moment(wo
         for position in range(1, last + 1):
             await build_moment(world.pool, world.nats, "then", position)
             reader = Reader(SimpleNamespace(acquire=world.pool.acquire))  # type: ignore[arg-type]
-            sql = work.RUNS.replace("data_engine.", "then.")
+            sql = work.RUNS.replace("data_engine.", '"then".')
             rows = await reader.rows(Scope(ORG), sql, ORG, None, last + 1, 50, None, None, None)
             _, answer = await ask("runs/list", as_of=position)
             assert [(row["run_id"], row["status"], row["last_position"]) for row in rows] == [
                 (item["run_id"], item["status"], item["last_position"]) for item in answer["items"]
             ]
-    await world.pool.execute("DROP SCHEMA then CASCADE")
+    await world.pool.execute('DROP SCHEMA "then" CASCADE')
 
 
 async def test_a_time_is_the_last_position_recorded_by_then(world):
