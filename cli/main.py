@@ -12,6 +12,7 @@ from cli import credentials, database_roles, processes
 from cli.embedded import REMOTE_WORKER
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
+from cli.replay_command import events_app, replay
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
@@ -31,6 +32,8 @@ app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
 app.add_typer(docs_app, name="docs")
+app.add_typer(events_app, name="events")
+app.command("replay")(replay)
 
 
 @app.command()

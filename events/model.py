@@ -1,7 +1,9 @@
 """What every event is: an eventsourcing domain event with an explicit topic and class version, as a pydantic model.
 
-Events are a storage format (design rule 7). A released event class is never changed in place: raise `class_version`
-and add `upcast_vN_vM(state)`, a static method that turns a stored state of version N into one of version M.
+Events are a storage format (design rule 7). A released event class is never changed in place: raise `class_version`,
+add its release to `SINCE`, and add `upcast_vN_vM(state)`, a static method that turns a stored state of version N into
+one of version M, and whose docstring says what changed: the catalogue shows it. tests/events/golden has a recorded
+history of every version of every event; `token.created` is an example.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ class Event(BaseModel):
 
     TOPIC: ClassVar[str]
     class_version: ClassVar[int] = 1
+    SINCE: ClassVar[tuple[str, ...]] = ("0.1.0",)
+    """The release that each class version, from the first on, came with; as CHANGELOG.md has them."""
 
     originator_id: str
     originator_version: int

@@ -134,9 +134,7 @@ async def list_(body: ListEvents, call: Authenticated) -> Response:
     elif body.order == "asc":
         part = await LogView(call, scope, filters).forward(after, before, body.limit)
     else:
-        if body.submission_id is not None:
-            first = await call.gateway.log.holder(call.org_id, RUN, first_run_id(body.submission_id), 1)
-            answers.found_any([first] if first else [], "submission", body.submission_id)
+        await must_exist(call, body)
         part = await LogView(call, scope, filters).backward(after, before, body.limit)
     following = "next_after_position" if body.order == "asc" else "next_before_position"
     return answers.json_response({"items": [shown_decision(one) for one in part.found], following: part.following})
@@ -161,6 +159,15 @@ async def selection(call: Call, scope: Scope, body: Wanted) -> tuple[Scope, Filt
         recorded_until=None if body.recorded_until is None else time_of(body.recorded_until, "/recorded_until"),
         hidden=hidden_from(call),
     )
+
+
+async def must_exist(call: Call, body: Wanted) -> None:
+    """Raises NotFoundError when the run or the submission that is named is none of the org's."""
+    for what, thing_id in ((RUN, body.run_id), (SUBMISSION, body.submission_id)):
+        if thing_id is not None:
+            run_id = thing_id if what == RUN else first_run_id(thing_id)
+            first = await call.gateway.log.holder(call.org_id, RUN, run_id, 1)
+            answers.found_any([] if first is None else [first], what, thing_id)
 
 
 async def _of_runs(call: Call, scope: Scope, body: ListEvents) -> tuple[list[Recorded], int | None]:

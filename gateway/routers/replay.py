@@ -17,7 +17,7 @@ from gateway.cursors import POSITION_MAX
 from gateway.history import LogView, hidden_from
 from gateway.models import Id, Position, Query, example, shown
 from gateway.problems import ProjectionBehindError, from_error, invalid
-from gateway.routers.events import DECISION_EXAMPLE, Decision, Wanted, selection, shown_decision
+from gateway.routers.events import DECISION_EXAMPLE, Decision, Wanted, must_exist, selection, shown_decision
 from gateway.streams import MEDIA_TYPE, LineStream
 from projections.queries.history import Filters
 
@@ -57,6 +57,7 @@ async def stream(body: StreamEvents, call: Authenticated) -> Response:
     """The log's decisions in its order, one a line, from a position on."""
     scope = await call.caught_up(body.min_position)
     scope, filters = await selection(call, scope, body)
+    await must_exist(call, body)
     leave = call.gateway.streams.open(call.org_id)
     return LineStream(_lines(call, LogView(call, scope, filters), body), leave)
 
