@@ -75,10 +75,11 @@ def _about(kind: type[Event]) -> str:
 
 def _history(kind: type[Event]) -> str:
     """Since when there is each version, and how the one before it is read."""
-    told = [f"Since {kind.SINCE[0]}."]
-    for version in range(2, kind.class_version + 1):
-        told.append(f"Version {version} since {kind.SINCE[version - 1]}: {_change(kind, version)}")
-    return "\n".join(told)
+    later = (
+        f"Version {version} since {kind.SINCE[version - 1]}: {_change(kind, version)}"
+        for version in range(2, kind.class_version + 1)
+    )
+    return "\n".join([f"Since {kind.SINCE[0]}.", *later])
 
 
 def _change(kind: type[Event], version: int) -> str:

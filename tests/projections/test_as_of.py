@@ -1,23 +1,18 @@
 """Any moment: `as_of` = the read models built into a schema at that position = those of a log that ends there."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 
 from events import processing
 from events.errors import InvalidInputError, StateConflictError
-from gateway.app import create_app
-from gateway.state import open_gateway
 from projections.moment import build_moment
 from projections.queries import work
 from projections.queries.reader import Reader, Scope
-from tests.gateway.support import AT, add_person, insert
 from tests.projections.archiving import archive_all
+from tests.projections.asking import asking
 from tests.projections.support import BLUEPRINT, COMPANY, ORG, USER, History, an_id, done, fault, payload
 from tests.projections.trimming import trim_to
 
@@ -45,26 +40,6 @@ def some_runs() -> History:
     first = history.record(first, done(2))
     history.record(third, *(done(index) for index in range(3)))
     return history
-
-
-@asynccontextmanager
-async def asking(world: Any) -> AsyncIterator[Any]:
-    """`ask(endpoint, …)` as an admin of the org: the status and the answer."""
-    await insert(
-        world.pool, "orgs_v2", org_id=ORG, name="Acme", members_may_work=True, sign_in_rules="[]", limits="{}",
-        created_at=AT, position=1,
-    )  # fmt: skip
-    admin = await add_person(world.pool, ORG, "org_admin", None)
-    settings = world.settings.model_copy(update={"access_log": False})
-    async with open_gateway(settings) as gateway:
-        transport = httpx.ASGITransport(create_app(settings, gateway), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=admin.headers) as client:
-
-            async def ask(endpoint: str, **body: Any) -> tuple[int, Any]:
-                response = await client.post(f"/v1/{endpoint}", json=body)
-                return response.status_code, response.json()
-
-            yield ask
 
 
 async def everything_about(ask: Any, **moment: Any) -> dict[str, Any]:
