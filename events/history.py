@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.client import Client
 
-from events.archive import PAGE_ROWS, Archive
+from events.archive import PAGE_ROWS, Archive, Archived
 from events.context import PLATFORM_ORG
 from events.errors import PoisonedMessageError, UnavailableError
 from events.log import PAGE_MESSAGES, Appended, EventLog, appended_before
@@ -86,10 +86,7 @@ class WholeLog(EventLog):
             if after < trimmed_to:
                 archive = await self._archive(org_id or "")
                 asked = min(PAGE_ROWS, remaining)
-                page = [
-                    _decoded(message.position, message.subject, message.body)
-                    for message in await archive.read(after, trimmed_to, asked, org_id=org_id)
-                ]
+                page = [decoded(message) for message in await archive.read(after, trimmed_to, asked, org_id=org_id)]
                 after = trimmed_to if len(page) < asked else page[-1].position
             else:
                 asked = min(PAGE_MESSAGES, remaining)
@@ -148,8 +145,10 @@ def _org_of(subject_filter: str) -> str | None:
     return org_id
 
 
-def _decoded(position: int, subject: str, body: bytes) -> Recorded:
+def decoded(message: Archived) -> Recorded:
+    """The decision that a message is. Raises PoisonedMessageError."""
+    position = message.position
     try:
-        return Recorded(position, decode_decision(subject, body))
+        return Recorded(position, decode_decision(message.subject, message.body), message.recorded_at)
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -147,6 +148,11 @@ class EventLog:
         found = await self._get_many({"seq": position, "batch": 1})
         return found[0] if found and found[0].position == position else None
 
+    async def first_since(self, time: datetime) -> int | None:
+        """The first position that was recorded at or after a time (with a zone), of what the log has; None for none."""
+        found = await self._get_many({"start_time": time.isoformat(), "next_by_subj": "events.>", "batch": 1})
+        return found[0].position if found else None
+
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """All decisions of one aggregate, by version. Empty when there is none."""
         subject_filter = subjects.history(org_id, kind, aggregate_id)
@@ -259,9 +265,14 @@ def _from_direct(message: Msg) -> Recorded | None:
         raise UnavailableError(f"The event log answered {status} {headers.get('Description', '')}.")
     position, subject = int(headers["Nats-Sequence"]), headers["Nats-Subject"]
     try:
-        return Recorded(position, decode_decision(subject, message.data))
+        return Recorded(position, decode_decision(subject, message.data), _time(headers.get("Nats-Time-Stamp")))
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+
+def _time(stamp: str | None) -> datetime | None:
+    """The stream's time, with its nanoseconds cut to microseconds."""
+    return None if stamp is None else datetime.fromisoformat(stamp)
 
 
 def appended_before(decision: Decision, holder: Recorded | None) -> Appended:
