@@ -51,7 +51,7 @@ from services.worker.isolation import Place
 from services.worker.references import TenantKeys, references_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
-from services.worker.slots import FairSlots
+from services.worker.slots import ON_BEHALF_OF, FairSlots
 from services.worker.wire import ChunkResult, Frames, Task, chunk_frames
 
 QUEUE = "previews"
@@ -166,6 +166,7 @@ class Previewer:
     async def _preview(self, request: PreviewRequest, message: Msg) -> None:
         """The steps one after the other, each told as it is done. Raises RejectedError, UnavailableError."""
         deadline_s = time.monotonic() + TIMEOUT_S
+        ON_BEHALF_OF.set(request.org_id)
         await self._check(request.steps)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -183,7 +184,7 @@ class Previewer:
                     stopped = f"Step {index} ({planned.key}) gave it no rows."
                 await self._send(message, PreviewMessage(kind="step", step=told))
         finally:
-            self._slots.release()
+            self._slots.release(request.org_id)
 
     async def _check(self, steps: Sequence[BlueprintStep]) -> None:
         """Raises InvalidInputError with every fault, as the creation of such a blueprint would."""
