@@ -19,10 +19,9 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from events import subjects
-from events.administration import STEP, BlueprintStep, StepRegistered
+from events.administration import BlueprintStep
 from events.batch import BatchStore, EncodedChunk, EncodedColumn, encoded_ids
 from events.blobs import BlobStore
-from events.context import PLATFORM_ORG
 from events.errors import DataEngineError, InvalidInputError, RejectedError, UnavailableError, rejection_to_json
 from events.log import EventLog
 from events.logging import get_logger
@@ -40,7 +39,7 @@ from events.preview import (
     PreviewStep,
 )
 from events.subjects import BULK
-from services.blueprint_check import problems_of
+from services.blueprint_check import problems_of, registry_of
 from services.repository import Repository
 from services.steps._rowwise import check_fields
 from services.steps.base import Step, StepError
@@ -100,7 +99,6 @@ class Previewer:
     ) -> None:
         self._nc = connection
         self._log = EventLog(connection)
-        self._repository = Repository(self._log)
         self._blobs = BlobStore(connection)
         self._registry = registry
         self._places = places
@@ -188,12 +186,7 @@ class Previewer:
 
     async def _check(self, steps: Sequence[BlueprintStep]) -> None:
         """Raises InvalidInputError with every fault, as the creation of such a blueprint would."""
-        keys = sorted({step.key for step in steps})
-        things = await asyncio.gather(*(self._repository.fresh_thing(PLATFORM_ORG, STEP, key) for key in keys))
-        known: dict[str, StepRegistered] = {
-            thing.aggregate_id: thing.registration for thing in things if thing.registration is not None
-        }
-        if problems := problems_of(steps, known):
+        if problems := problems_of(steps, await registry_of(Repository(self._log), steps)):
             raise InvalidInputError("The steps are not valid.", problems)
 
     async def _step(
