@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     tenant_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """The secret that each org's pseudonyms are made from (`mask_fields`); another one makes other pseudonyms."""
 
+    master_keys: SecretStr | None = None
+    """`id:base64` of 32 bytes, several with commas: wrap the keys that companies' data is encrypted with. The first one
+    wraps, all unwrap; unset: nothing is encrypted."""
+
     step_modules: Annotated[tuple[str, ...], NoDecode] = ("services.steps.catalogue",)
     """Python modules with a `STEPS` tuple that a worker serves; commas between them."""
     remote_steps: Annotated[tuple[str, ...], NoDecode] = ()
