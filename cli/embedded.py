@@ -4,6 +4,7 @@ They listen on the loopback only, with secrets made at the first start. The port
 """
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import importlib.util
@@ -81,6 +82,7 @@ class EmbeddedConfig:
     nats_passwords: dict[str, str]
     database_passwords: dict[str, str]
     tenant_key: str
+    master_keys: str
 
     @property
     def nats_url(self) -> str:
@@ -333,6 +335,7 @@ def _new_secrets() -> dict[str, Any]:
         "nats_passwords": {name: new_password() for name in (*NATS_PROCESSES, REMOTE_WORKER)},
         "database_passwords": {name: new_password() for name in LOGINS},
         "tenant_key": new_password(),
+        "master_keys": f"embedded:{base64.b64encode(os.urandom(32)).decode()}",
     }
 
 

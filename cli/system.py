@@ -60,6 +60,8 @@ class Endpoints:
             own["jwt_secret"] = None
         if name != WORKER:
             own["tenant_key"] = None
+        if name == ARCHIVER:  # it copies bytes
+            own["master_keys"] = None
         return settings.model_copy(update=own)
 
 
@@ -117,6 +119,8 @@ class System:
             config = await asyncio.to_thread(embedded.prepare, home)
             if settings.tenant_key is None:
                 self._settings = settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
+            if settings.master_keys is None:
+                self._settings = self._settings.model_copy(update={"master_keys": SecretStr(config.master_keys)})
             if nats_url is None:
                 await self.supervisor.start(embedded.nats_spec(home, config))
                 nats_url, nats_urls = config.nats_url, config.nats_urls

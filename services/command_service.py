@@ -16,7 +16,10 @@ from nats.js.api import ConsumerConfig
 
 from events import subjects
 from events.commands import COMMANDS, Answer, Command
-from events.errors import RejectedError, UnavailableError, rejection_to_json
+from events.deferral import open_command
+from events.errors import PoisonedMessageError, RejectedError, UnavailableError, rejection_to_json
+from events.keyring import use_keys
+from events.keys import KeyWrapper
 from events.log import EventLog
 from events.logging import get_logger
 from services import observe
@@ -37,8 +40,9 @@ _logger = get_logger("commands")
 class CommandService:
     """The command service's handlers on a broker; `start` and `stop` run it."""
 
-    def __init__(self, broker: NatsBroker) -> None:
+    def __init__(self, broker: NatsBroker, wrapper: KeyWrapper | None = None) -> None:
         self.broker = broker
+        self._wrapper = wrapper
         self._handlers: CommandHandlers | None = None
         self._fresh: asyncio.Task[None] | None = None
         self._connection: Client | None = None
@@ -56,6 +60,7 @@ class CommandService:
     async def start(self) -> Client:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
+        self._keyring = use_keys(self._connection, self._wrapper)
         repository, open_runs = Repository(EventLog(self._connection)), OpenRuns()
         self._handlers = CommandHandlers(repository, open_runs)
         self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
@@ -115,8 +120,13 @@ class CommandService:
         if kind is None:
             return Broken("no such command")
         try:
-            command = kind.model_validate_json(message.data)
-        except ValueError as error:
+            body = await open_command(self._keyring, message.subject, message.data)
+            if body is None:
+                return Done()  # of a company that was erased meanwhile
+            command = kind.model_validate_json(body)
+        except UnavailableError as error:
+            return after_failure(deliveries_of(message), error)
+        except (PoisonedMessageError, ValueError) as error:
             return Broken(f"not a {kind.NAME} command: {error}"[:2000])
         try:
             answer = await self.answer(command, message.headers)

@@ -2,6 +2,7 @@
 those that ask for it the whole system beside them.
 """
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from migrations.database import migrate
 from migrations.streams import migrate_streams
 from tests.system.client import SYSTEM_JWT_SECRET, Org, new_org
 
+SYSTEM_MASTER_KEYS = "tests:" + base64.b64encode(b"of the system under test, secret").decode()
 STEP_MODULES = ("services.steps.catalogue", "bench.steps", "tests.system.faulty_steps")
 
 
@@ -94,6 +96,7 @@ def system_settings(settings: Settings) -> Settings:
     secrets = {
         "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
         "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),
+        "master_keys": SecretStr(SYSTEM_MASTER_KEYS),
     }
     return settings.model_copy(update=changes | secrets)
 

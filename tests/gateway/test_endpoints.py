@@ -13,6 +13,7 @@ from nats.aio.client import Client
 
 from events.blobs import BlobStore
 from events.ids import new_id
+from events.keys import Owner
 from events.payload import digest_of, encode_records
 from gateway.permissions import ENDPOINTS
 from gateway.routers.blueprints import STEP_EXAMPLE
@@ -122,7 +123,7 @@ async def _add_set(database: asyncpg.Pool, nats: Client, world: World, run_id: s
     """An entity set of one record."""
     record = {"key": "crm-1", "entity": new_id(), "parent": None, "parent_score": None, "value:name": "ann"}
     data = encode_records([record])
-    await BlobStore(nats).put(world.org_id, digest_of(data), data)
+    await BlobStore(nats).put(Owner(world.org_id, world.company_id), digest_of(data), data)
     set_id = new_id()
     await insert(
         database, "entity_sets_v1", set_id=set_id, org_id=world.org_id, company_id=world.company_id, name="people",
