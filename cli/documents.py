@@ -20,7 +20,7 @@ def asyncapi(settings: Settings) -> str:
     from faststream.specification import AsyncAPI
 
     broker = build_broker(["nats://localhost:4222"], "dex")
-    CommandService(broker)
+    CommandService(broker, settings)
     Worker(settings, broker)
     specification = AsyncAPI(broker, title="data-engine-x", version="0.1.0")
     return specification.to_specification().to_json()

@@ -69,7 +69,7 @@ async def _until_stopped(settings: Settings, serve: Serve) -> None:
 
 async def serve_commands(settings: Settings, stop: asyncio.Event) -> None:
     """The command service."""
-    service = CommandService(build_broker(settings.nats_servers, COMMAND_SERVICE), wrapper_of(settings))
+    service = CommandService(build_broker(settings.nats_servers, COMMAND_SERVICE), settings)
     await answer_health(await service.start(), COMMAND_SERVICE)
     get_logger("commands").info("started")
     await stop.wait()

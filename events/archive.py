@@ -7,16 +7,23 @@ hot log no longer has (events/history.py).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Protocol
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
+from events.errors import ConfigurationError, UnavailableError
+from events.keyring import Keyring
 from events.leaf import NO_CHAIN
 from events.mapper import decode_decision
 from events.model import Recorded
 
-Reader = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
-"""A pool; or one connection, as of a transaction that is bound to a tenant."""
+
+class Database(Protocol):
+    """What is read through: an asyncpg pool or connection; or a reader that is bound to a tenant."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """All rows of a query."""
+
 
 PAGE_ROWS = 1000
 
@@ -25,10 +32,16 @@ READ = """
 SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3
 """
+READ_OF_ORG = READ.replace("ORDER BY", "AND org_id = $4::text::uuid ORDER BY")
 # By the index on the aggregate; the subject says the rest exactly, also for the platform's, which have no org's uuid.
 HISTORY = """
 SELECT position, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND starts_with(subject, $2) ORDER BY version, position
+"""
+# Of all aggregates of a kind that belong to the platform: there are few.
+HISTORIES = """
+SELECT position, subject, body FROM data_engine.event_log
+WHERE org_id IS NULL AND kind = $1 AND starts_with(subject, $2) ORDER BY position
 """
 HOLDER = """
 SELECT position, subject, body FROM data_engine.event_log
@@ -37,6 +50,7 @@ WHERE aggregate_id = $1 AND version = $2 AND starts_with(subject, $3) ORDER BY p
 FROM = "SELECT position, recorded_at FROM data_engine.event_log WHERE position >= $1 ORDER BY position LIMIT 1"
 
 _END = 2**63 - 1
+_NOT_THERE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +73,44 @@ class Archived:
 
 
 class Archive:
-    """The archive, read only. Errors of the database are asyncpg's own, and OSError."""
+    """The archive, read only. Raises UnavailableError when the database does not answer, and ConfigurationError when it
+    has no archive, or not for this login."""
 
-    def __init__(self, database: Reader) -> None:
+    def __init__(self, database: Database, keyring: Keyring | None = None) -> None:
         self._db = database
+        self._keyring = keyring or Keyring()
+
+    def with_keys(self, keyring: Keyring) -> "Archive":
+        """The same archive, for somebody who can open what is sealed."""
+        return Archive(self._db, keyring)
 
     async def head(self) -> ArchiveHead:
         """Where the archive ends; position 0 when nothing was archived yet."""
-        row = await self._db.fetchrow(HEAD)
-        return ArchiveHead(**row) if row is not None else ArchiveHead()
+        rows = await self._fetch(HEAD)
+        return ArchiveHead(**rows[0]) if rows else ArchiveHead()
 
-    async def read(self, after: int, until: int | None = None, limit: int = PAGE_ROWS) -> list[Archived]:
-        """The messages after a position, in order; up to `until`, and at most `limit`."""
-        rows = await self._db.fetch(READ, after, _END if until is None else until, limit)
+    async def read(
+        self, after: int, until: int | None = None, limit: int = PAGE_ROWS, *, org_id: str | None = None
+    ) -> list[Archived]:
+        """The messages after a position, in order; up to `until`, at most `limit`, and only an org's if it is given."""
+        until = _END if until is None else until
+        if org_id is None:
+            rows = await self._fetch(READ, after, until, limit)
+        else:
+            rows = await self._fetch(READ_OF_ORG, after, until, limit, org_id)
         return [Archived(**row) for row in rows]
 
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
-        """The archived decisions of one aggregate, by version. Raises PoisonedMessageError."""
-        return _decoded(await self._db.fetch(HISTORY, aggregate_id, f"events.{org_id}.{kind}.{aggregate_id}."))
+        """The archived decisions of one aggregate, by version; of all of the platform's of a kind, when the id is `*`.
+        Raises PoisonedMessageError."""
+        if aggregate_id == "*":
+            return await self._decoded(await self._fetch(HISTORIES, kind, f"events.{org_id}.{kind}."))
+        return await self._decoded(await self._fetch(HISTORY, aggregate_id, f"events.{org_id}.{kind}.{aggregate_id}."))
 
     async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
         """The archived decision that holds a version; None when the archive has none. Raises PoisonedMessageError."""
         prefix = f"events.{org_id}.{kind}.{aggregate_id}.{version}."
-        found = _decoded(await self._db.fetch(HOLDER, aggregate_id, version, prefix))
+        found = await self._decoded(await self._fetch(HOLDER, aggregate_id, version, prefix))
         return found[0] if found else None
 
     async def holds(self, org_id: str, kind: str, aggregate_id: str, version: int) -> bool:
@@ -94,13 +123,21 @@ class Archive:
         known, last = 0, (await self.head()).position
         while known < last:
             middle = (known + last + 1) // 2
-            row = await self._db.fetchrow(FROM, middle)
-            if row is not None and row["recorded_at"] <= time:
-                known = row["position"]
+            rows = await self._fetch(FROM, middle)
+            if rows and rows[0]["recorded_at"] <= time:
+                known = rows[0]["position"]
             else:
                 last = middle - 1
         return known
 
+    async def _decoded(self, rows: Sequence[Any]) -> list[Recorded]:
+        await self._keyring.load((row["subject"], row["body"]) for row in rows)
+        return [Recorded(row["position"], decode_decision(row["subject"], row["body"], self._keyring)) for row in rows]
 
-def _decoded(rows: Sequence[asyncpg.Record]) -> list[Recorded]:
-    return [Recorded(row["position"], decode_decision(row["subject"], row["body"])) for row in rows]
+    async def _fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        try:
+            return await self._db.fetch(sql, *arguments)
+        except (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError) as error:
+            raise ConfigurationError(f"The archive cannot be read: {error}. Run: dex migrate") from error
+        except _NOT_THERE as error:
+            raise UnavailableError(f"The archive does not answer: {error!r}") from error

@@ -7,9 +7,10 @@ batched get).
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -36,6 +37,9 @@ APPEND_ATTEMPTS = 6
 HISTORY_MAX_SUBJECTS = 1024
 PAGE_MESSAGES = 500
 
+EPOCH, TRIMMED_TO, TRIMMING = "data_engine.epoch", "data_engine.trimmed_to", "data_engine.trimming"
+"""Metadata of the stream EVENTS: the log's name for life; up to where it may be trimmed; whether that is going on."""
+
 _timer = cache(metrics.LOG_APPEND_DURATION.labels)
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 """`wrong last sequence` and `wrong last sequence: constraints changed under way` (nats-server's errors.json)."""
@@ -43,11 +47,19 @@ _WRONG_LAST_SEQUENCE = (10071, 10164)
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """What the log is now. `epoch` changes when the stream is made anew."""
+    """What the log is now. `epoch` names its life: a log that is made anew has another one.
+
+    Up to `trimmed_to`, it was announced, positions may be gone and are in the archive. `faults` are settings of the
+    stream that a log must not have, as sentences. `created` is when the stream was made, which was the epoch before it
+    had one.
+    """
 
     epoch: str
     first_position: int
     last_position: int
+    trimmed_to: int = 0
+    faults: tuple[str, ...] = ()
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,7 @@ class EventLog:
             if error_ is None:
                 return Appended(int(outcome["seq"]))
             if error_.get("err_code") in _WRONG_LAST_SEQUENCE:
-                return await self._recorded_before(decision, version_filter)
+                return appended_before(decision, await self._holder(version_filter))
             raise UnavailableError(f"The event log refused a decision: {error_.get('description')}")
         raise AssertionError("unreachable")
 
@@ -125,15 +137,6 @@ class EventLog:
         if decision.company_id is None or decision.routing == subjects.ERASED_ROUTING:
             return None
         return await self._keyring.to_write(Owner(decision.org_id, decision.company_id))
-
-    async def _recorded_before(self, decision: Decision, version_filter: str) -> Appended:
-        holder = await self._holder(version_filter)
-        if holder is not None and holder.decision.decision_id == decision.decision_id:
-            check_same_body(holder.decision, decision.digest)
-            return Appended(holder.position, repeated=True)
-        raise VersionConflictError(
-            f"Version {decision.version} of {decision.kind} {decision.aggregate_id} is held by another decision."
-        )
 
     async def _holder(self, version_filter: str) -> Recorded | None:
         """Who holds a version that is known to be held; a replica that is behind is asked again."""
@@ -160,12 +163,12 @@ class EventLog:
         try:
             found = await self._get_many({"multi_last": [subject_filter], "batch": HISTORY_MAX_SUBJECTS})
         except _TooManySubjectsError:
-            found = [recorded async for recorded in self._walk(subject_filter)]
+            found = [recorded async for recorded in EventLog.read(self, 0, subject_filter)]
         return sorted(found, key=lambda recorded: recorded.decision.version)
 
-    async def _walk(self, subject_filter: str) -> AsyncIterator[Recorded]:
-        async for recorded in self.read(after=0, subject_filter=subject_filter):
-            yield recorded
+    async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
+        """The decision that holds a version of an aggregate, or None."""
+        return await self.last(subjects.version_filter(org_id, kind, aggregate_id, version))
 
     async def read(self, after: int, subject_filter: str = "events.>", limit: int = 0) -> AsyncIterator[Recorded]:
         """The decisions after a position, in order, up to the log's present end; at most `limit` when it is not 0."""
@@ -189,7 +192,7 @@ class EventLog:
         info = strictjson.loads(answer.data)
         if "error" in info:
             raise UnavailableError(f"The event log cannot be read: {info['error'].get('description')}")
-        return LogState(info["created"], info["state"]["first_seq"], info["state"]["last_seq"])
+        return stream_state(info)
 
     async def _get_many(self, request: dict[str, object]) -> list[Recorded]:
         """One direct get that answers with several messages, ended by an empty one with status 204."""
@@ -216,6 +219,39 @@ class EventLog:
 def _ids(decision: Decision) -> dict[str, str | None]:
     run_id = decision.aggregate_id if decision.kind == "run" else None
     return {"request_id": decision.request_id, "org_id": decision.org_id, "run_id": run_id}
+
+
+def stream_state(info: dict[str, Any]) -> LogState:
+    """The log's state from what the server tells of the stream EVENTS."""
+    config, state = info["config"], info["state"]
+    metadata = config.get("metadata") or {}
+    return LogState(
+        epoch=metadata.get(EPOCH) or info["created"],
+        first_position=state["first_seq"],
+        last_position=state["last_seq"],
+        trimmed_to=int(metadata.get(TRIMMED_TO, 0)),
+        faults=tuple(_config_faults(config)),
+        created=info["created"],
+    )
+
+
+def _config_faults(config: dict[str, Any]) -> Iterator[str]:
+    """What of a stream's settings would let decisions vanish, or others in; nothing as `dex migrate` makes it."""
+    limits = {"max_age": 0, "max_msgs": -1}
+    if (config.get("metadata") or {}).get(TRIMMING):
+        limits.pop("max_age")  # for a moment: `dex log trim` is at work
+    for name, none in limits.items():
+        if (config.get(name) or none) not in (none, 0, -1):
+            yield f"{name} is {config[name]}: decisions vanish by it; set it to {none}"
+    for name in ("deny_delete", "deny_purge", "discard_new_per_subject"):
+        if not config.get(name):
+            yield f"{name} is off; it must be on"
+    if config.get("discard") != "new":
+        yield f"discard is {config.get('discard')!r}: a full log drops its oldest decisions; set it to 'new'"
+    if config.get("max_msgs_per_subject") != 1:
+        yield f"max_msgs_per_subject is {config.get('max_msgs_per_subject')}; it must be 1"
+    if config.get("subjects") != ["events.>"]:
+        yield f"subjects is {config.get('subjects')!r}; it must be ['events.>']"
 
 
 class _TooManySubjectsError(Exception):
@@ -248,6 +284,16 @@ def _decoded(stored: _Stored, keyring: Keyring) -> Recorded:
         return Recorded(position, decode_decision(stored.subject, stored.body, keyring))
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+
+def appended_before(decision: Decision, holder: Recorded | None) -> Appended:
+    """Where a decision stands that holds its version already. Raises VersionConflictError when another one does."""
+    if holder is not None and holder.decision.decision_id == decision.decision_id:
+        check_same_body(holder.decision, decision.digest)
+        return Appended(holder.position, repeated=True)
+    raise VersionConflictError(
+        f"Version {decision.version} of {decision.kind} {decision.aggregate_id} is held by another decision."
+    )
 
 
 def check_same_body(recorded: Decision, digest: str | None) -> None:

@@ -11,6 +11,7 @@ from events.connection import connect
 from events.keyring import use_keys, wrapper_of
 from events.log import EventLog
 from events.settings import Settings
+from gateway.archived import whole_log
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
 from gateway.limits import Clock, Limiter
@@ -82,7 +83,7 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         usage=TokenUsage(reader),
         signals=signals,
         commands=commands,
-        log=EventLog(connection),
+        log=whole_log(connection, reader),
         payloads=Payloads(connection),
         runs=RunLoader(reader),
         uploads=Uploads(settings.uploads_per_org_max),

@@ -1,6 +1,5 @@
 """What a caller may name in a command: the company it acts for, and the things of its company."""
 
-from events import subjects
 from events.context import AuthContext
 from events.errors import NotFoundError
 from events.ids import first_run_id
@@ -37,7 +36,7 @@ async def must_see(call: Call, kind: str, thing_id: str) -> None:
         await call.gateway.signals.wait_position(end, CATCH_UP_S)
         seen = await _is_known(call, kind, thing_id)
     except ProjectionBehindError:
-        first = await call.gateway.log.last(_first_decision(call.org_id, kind, thing_id))
+        first = await call.gateway.log.holder(call.org_id, *_history_of(kind, thing_id), 1)
         seen = first is not None and first.decision.company_id == call.within
     if not seen:
         raise NotFoundError(f"There is no {kind} {thing_id}.")
@@ -47,8 +46,6 @@ async def _is_known(call: Call, kind: str, thing_id: str) -> bool:
     return await access.company_of(call.gateway.reader, call.scope, kind, thing_id) == call.within
 
 
-def _first_decision(org_id: str, kind: str, thing_id: str) -> str:
-    """Where a thing's first decision stands; that of a submission is the first of its first run."""
-    if kind == SUBMISSION:
-        return subjects.version_filter(org_id, RUN, first_run_id(thing_id), 1)
-    return subjects.version_filter(org_id, kind, thing_id, 1)
+def _history_of(kind: str, thing_id: str) -> tuple[str, str]:
+    """In which history a thing's first decision stands; that of a submission is in its first run's."""
+    return (RUN, first_run_id(thing_id)) if kind == SUBMISSION else (kind, thing_id)

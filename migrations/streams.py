@@ -12,6 +12,8 @@ from nats.aio.client import Client
 
 from events import subjects
 from events.errors import ConfigurationError, UnavailableError
+from events.ids import new_id
+from events.log import EPOCH
 
 _DEFINITIONS = Path(__file__).parent / "streams.json"
 _STREAM_NOT_FOUND = 10059
@@ -35,7 +37,8 @@ async def migrate_streams(connection: Client, replicas: int, events_max_bytes: i
     for name, wanted in definitions(replicas, events_max_bytes).items():
         info = await _api(connection, f"STREAM.INFO.{name}", {})
         if info.get("error", {}).get("err_code") == _STREAM_NOT_FOUND:
-            _check(name, await _api(connection, f"STREAM.CREATE.{name}", wanted))
+            given = wanted | {"metadata": {EPOCH: new_id()}} if name == subjects.EVENTS else wanted
+            _check(name, await _api(connection, f"STREAM.CREATE.{name}", given))
             made.append(name)
             continue
         _check(name, info)
@@ -44,6 +47,8 @@ async def migrate_streams(connection: Client, replicas: int, events_max_bytes: i
                 f"The stream {name} is not as this version needs it: {'; '.join(differences)}. "
                 "Change it by hand, or find out who did."
             )
+        if name == subjects.EVENTS:
+            await _name_epoch(connection, info)
     return made
 
 
@@ -57,6 +62,15 @@ async def check_streams(connection: Client, replicas: int, events_max_bytes: int
         else:
             faults += [f"{name}: {difference}" for difference in differing(wanted, info["config"])]
     return faults
+
+
+async def _name_epoch(connection: Client, info: dict[str, Any]) -> None:
+    """Give a log that has none its name: when it was made, as that is what all who follow it know it by."""
+    config = info["config"]
+    metadata = config.get("metadata") or {}
+    if EPOCH not in metadata:
+        named = config | {"metadata": metadata | {EPOCH: info["created"]}}
+        _check(subjects.EVENTS, await _api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", named))
 
 
 def differing(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -14,13 +14,14 @@ from typing import Any, cast
 import asyncpg
 from nats.aio.client import Client
 
-from events import subjects
+from events.archive import Archive
 from events.errors import LogRewoundError, StateConflictError
-from events.follow import Followed, follow
+from events.follow import Followed
 from events.keyring import keyring_of
 from events.logging import get_logger
 from projections import checkpoints
 from projections.apply import apply
+from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection, Table
 from projections.batch import opened
 from projections.catalogue import EARLIER, PROJECTIONS
@@ -171,7 +172,7 @@ class Building:
             if (await self._guard.state()).epoch != epoch:
                 raise LogRewoundError("The log was made anew while a read model was built from it. Begin again.")
 
-        return follow(self._nc, subjects.EVENTS, ["events.>"], after, BATCH_DECISIONS, before_open=check_epoch)
+        return follow_whole(Archive(self._pool), self._nc, after, BATCH_DECISIONS, before_open=check_epoch)
 
     async def _apply(self, database: Database, messages: Sequence[Followed], epoch: str, *, durable: bool) -> None:
         batch = await opened(messages, keyring_of(self._nc), {self._new.kind})

@@ -20,8 +20,8 @@ REQUEST_TIMEOUT_S = 5.0
 _NO_MESSAGE = 10037
 
 RECOVERY = (
-    "Find out who changed it, and restore it if you can. To take the log as it is, build the read models from it: "
-    "dex rebuild --accept-log"
+    "Find out who changed it. `dex log check` compares it with its archive, `dex log restore` makes either anew from "
+    "the other. To take the log as it is, build the read models from it: dex rebuild --accept-log"
 )
 
 
@@ -47,6 +47,12 @@ class LogGuard:
     async def verify(self, checkpoints: Iterable[Checkpoint]) -> LogState:
         """The log's state, when every checkpoint was made on this log; else raises LogRewoundError."""
         state = await self.state()
+        if state.faults:
+            raise LogRewoundError(
+                f"The stream {subjects.EVENTS} was reconfigured: {'; '.join(state.faults)}. Set it right by hand, and "
+                "look what was lost meanwhile: dex log check",
+                settings=list(state.faults),
+            )
         ids: dict[int, str] = {}
         for checkpoint in checkpoints:
             position = checkpoint.position
@@ -84,12 +90,12 @@ def fault_of(state: LogState, found_id: str, checkpoint: Checkpoint) -> str | No
     name, position = checkpoint.name, checkpoint.position
     if position and checkpoint.epoch != state.epoch:
         return (
-            f"The log was made anew: {name} followed the one created at {checkpoint.epoch}, "
-            f"this one was created at {state.epoch}."
+            f"The log was made anew: {name} followed the log {checkpoint.epoch!r}, "
+            f"this one is {state.epoch!r}, made at {state.created}."
         )
     if position > state.last_position:
         return f"The log was cut: {name} is at position {position}, and the log ends at {state.last_position}."
-    if state.first_position > position + 1:
+    if state.first_position > max(position, state.trimmed_to) + 1:
         return (
             f"The log lost its beginning: {name} needs position {position + 1}, "
             f"and the log begins at {state.first_position}."

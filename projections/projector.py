@@ -11,13 +11,15 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import administration, metrics, strictjson, subjects
+from events.archive import Archive
 from events.errors import ConfigurationError, LogRewoundError, UnavailableError
-from events.follow import Followed, follow
+from events.follow import Followed
 from events.keyring import keyring_of
 from events.logging import get_logger
 from events.settings import Settings
 from projections import checkpoints
 from projections.apply import apply
+from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, opened, rarer_collections
 from projections.checkpoints import (
@@ -97,6 +99,7 @@ class Projector:
         self._guard = LogGuard(connection)
         self._at: Checkpoints = {}
         self._epoch = ""
+        self._trimmed_to = 0
         self._received = 0
         self._verified = False
 
@@ -129,10 +132,9 @@ class Projector:
         _logger.info("projecting", after=self._received)
 
     async def _follow(self, stop: asyncio.Event) -> None:
-        messages = follow(
+        messages = follow_whole(
+            Archive(self._pool),
             self._nc,
-            subjects.EVENTS,
-            ["events.>"],
             self._received,
             self._batch_max,
             before_open=self._note_consumer,
@@ -154,7 +156,7 @@ class Projector:
 
     async def _verify(self) -> None:
         state = await self._guard.verify(self._at.values())
-        self._epoch = state.epoch
+        self._epoch, self._trimmed_to = state.epoch, state.trimmed_to
         self._measure(behind=state.last_position - checkpoints.lowest(self._at))
 
     async def _check_continuity(self, messages: Sequence[Followed]) -> None:
@@ -165,7 +167,7 @@ class Projector:
         for message in messages:
             if message.position != self._received + 1:
                 missing = self._received + 1
-                if await self._guard.decision_id_at(missing):
+                if missing <= self._trimmed_to or await self._guard.decision_id_at(missing):
                     raise _StartOverError(f"position {missing} was left out")
                 raise LogRewoundError(
                     f"The log has a hole: position {missing} is missing before {message.position}. {RECOVERY}",

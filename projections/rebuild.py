@@ -17,11 +17,12 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import strictjson, subjects
+from events.archive import Archive
 from events.errors import LogRewoundError, StateConflictError, UnavailableError
-from events.follow import follow
 from events.keyring import keyring_of
 from projections import checkpoints
 from projections.apply import apply
+from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, opened, rarer_collections
 from projections.catalogue import named, with_required
@@ -263,10 +264,15 @@ class _Building:
     ) -> None:
         after = checkpoints.lowest({p.name: self._at[p.name] for p in projections})
         state = await self._guard.state()
-        if after >= min(goal, state.last_position) or state.first_position > state.last_position:
+        if after >= min(goal, state.last_position):
             return
-        messages = follow(
-            self._nc, subjects.EVENTS, ["events.>"], after, BATCH_DECISIONS, before_open=self._check_epoch
+        messages = follow_whole(
+            Archive(self._db),
+            self._nc,
+            after,
+            BATCH_DECISIONS,
+            before_open=self._check_epoch,
+            accept_log=self._accept_log,
         )
         async with aclosing(cast(Any, messages)) as batches:
             async for received in batches:

@@ -18,11 +18,11 @@ from events import subjects
 from events.commands import COMMANDS, Answer, Command
 from events.deferral import open_command
 from events.errors import PoisonedMessageError, RejectedError, UnavailableError, rejection_to_json
-from events.keyring import use_keys
-from events.keys import KeyWrapper
-from events.log import EventLog
+from events.keyring import use_keys, wrapper_of
 from events.logging import get_logger
+from events.settings import Settings
 from services import observe
+from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
 from services.open_runs import OpenRuns
@@ -40,9 +40,10 @@ _logger = get_logger("commands")
 class CommandService:
     """The command service's handlers on a broker; `start` and `stop` run it."""
 
-    def __init__(self, broker: NatsBroker, wrapper: KeyWrapper | None = None) -> None:
+    def __init__(self, broker: NatsBroker, settings: Settings) -> None:
         self.broker = broker
-        self._wrapper = wrapper
+        self._wrapper = wrapper_of(settings)
+        self._archive = ArchiveReader(settings)
         self._handlers: CommandHandlers | None = None
         self._fresh: asyncio.Task[None] | None = None
         self._connection: Client | None = None
@@ -61,7 +62,7 @@ class CommandService:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
         self._keyring = use_keys(self._connection, self._wrapper)
-        repository, open_runs = Repository(EventLog(self._connection)), OpenRuns()
+        repository, open_runs = Repository(self._archive.log(self._connection)), OpenRuns()
         self._handlers = CommandHandlers(repository, open_runs)
         self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
         await open_runs.listen(self._connection)
@@ -74,6 +75,7 @@ class CommandService:
             self._fresh.cancel()
             await asyncio.gather(self._fresh, return_exceptions=True)
         await self.broker.stop()
+        await self._archive.close()
 
     async def answer(self, command: Command, headers: Mapping[str, str] | None = None) -> Answer:
         """Do a command, of the trace that its message's headers name; every refusal is an answer."""

@@ -10,7 +10,8 @@ from cli.security.report import Audited, Finding, is_loopback, parts_of
 SCHEMA = "data_engine"
 
 TABLES = """
-SELECT class.relname AS name, class.relrowsecurity AS secured,
+SELECT class.relname AS name, class.relispartition AS is_partition, class.relkind = 'v' AS is_view,
+       class.relrowsecurity OR class.relkind = 'v' AND 'security_invoker=true' = ANY(class.reloptions) AS secured,
        EXISTS (SELECT FROM pg_attribute AS column_ WHERE column_.attrelid = class.oid
                AND column_.attname = 'org_id' AND NOT column_.attisdropped) AS of_tenants,
        ARRAY(SELECT policyname::text FROM pg_policies
@@ -108,6 +109,10 @@ def _table_findings(row: asyncpg.Record) -> Iterator[Finding]:
         yield Finding("postgres", where, "no tenant's data")
     elif not row["secured"]:
         yield Finding("postgres", where, "row-level security is off", "weak", "ENABLE ROW LEVEL SECURITY; dex migrate")
+    elif row["is_view"]:
+        yield Finding("postgres", where, "row-level security of the table behind it")
+    elif row["is_partition"] and not row["policies"]:
+        yield Finding("postgres", where, "row-level security: only through the table that it is a part of")
     elif not row["policies"]:
         yield Finding("postgres", where, "row-level security without a policy", "weak", "a policy for org_id")
     else:

@@ -34,16 +34,21 @@ def rows_of(messages: Sequence[Followed], chain: bytes) -> tuple[list[Row], byte
 
 
 def _row(message: Followed, chain: bytes) -> Row:
+    told = derived(message.subject, message.body)
     return (
         message.position,
         _EPOCH + timedelta(microseconds=message.recorded_ns // 1000),
         message.subject,
         message.body,
-        _text(decision_id_of(message.body)) or "",
+        told[0],
         chain,
-        *_of_subject(message.subject),
-        *_of_envelope(message.body),
+        *told[1:],
     )
+
+
+def derived(subject: str, body: bytes) -> Row:
+    """What a row's other columns say: the decision's id, and all those after `chain`."""
+    return _text(decision_id_of(body)) or "", *_of_subject(subject), *_of_envelope(body)
 
 
 def _of_subject(subject: str) -> tuple[UUID | None, str | None, str | None, int | None]:

@@ -105,11 +105,13 @@ class RemoteSteps:
     def __init__(
         self,
         connection: Client,
+        log: EventLog,
         allowed: Collection[str],
         own: Collection[str],
         serve: Callable[[RemoteStep], Awaitable[None]],
     ) -> None:
         self._connection = connection
+        self._log = log
         self._allowed = frozenset(allowed)
         self._own = frozenset(own)
         self._serve = serve
@@ -252,7 +254,7 @@ class RemoteSteps:
         """A step of a module of ours stays one, unless the operator names its key."""
         taken = key in self._own
         if not taken and key not in self._allowed and key not in self._served:
-            step = await Repository(EventLog(self._connection)).fresh_thing(PLATFORM_ORG, STEP, key)
+            step = await Repository(self._log).fresh_thing(PLATFORM_ORG, STEP, key)
             taken = step.registration is not None and not step.registration.version.startswith(VERSION_PREFIX)
         if taken:
             raise StepError(f"The step {key!r} is served by a Python module; choose another key.", code="step_taken")

@@ -25,6 +25,7 @@ from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
 from services import observe
+from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.domain import administration
 from services.repository import Repository
@@ -82,6 +83,7 @@ class Worker:
     def __init__(self, settings: Settings, broker: NatsBroker) -> None:
         self.broker = broker
         self._settings = settings
+        self._archive = ArchiveReader(settings)
         self._steps = load_steps(settings.step_modules)
         self._slots = {key: FairSlots(settings.worker_concurrency) for key in self._steps}
         self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
@@ -97,13 +99,13 @@ class Worker:
         """Connect, register the steps, and begin to take tasks; the connection."""
         self._connection: Client = await self.broker.connect()
         self._keyring = use_keys(self._connection, wrapper_of(self._settings))
-        log = EventLog(self._connection)
+        log = self._archive.log(self._connection)
         self._watchdog = Watchdog()
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
         )
         self._remote = RemoteSteps(
-            self._connection, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
+            self._connection, log, self._settings.remote_steps, frozenset(self._steps), self._serve_remote
         )
         places = Places(self._processes, self._remote)
         blobs, memo = BlobStore(self._connection), Memo(self._connection)
@@ -147,12 +149,13 @@ class Worker:
         await self._processes.close()
         self._watchdog.close()
         await self.broker.stop()
+        await self._archive.close()
 
     async def _serve_remote(self, step: RemoteStep) -> None:
         """Take the tasks of a step that was announced; of one that is served already, its new version."""
         if self._stopping:
             raise UnavailableError("This worker is leaving.")
-        await register(EventLog(self._connection), step)
+        await register(self._archive.log(self._connection), step)
         self._steps[step.key] = step
         await self._ensure_consumers()
         if step.key not in self._slots:

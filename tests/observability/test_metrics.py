@@ -162,7 +162,7 @@ async def test_the_public_port_serves_no_metrics(observed):
 
 
 async def test_status_says_where_they_are(observed):
-    assert len(set(observed.metrics_urls.values())) == 4
+    assert len(set(observed.metrics_urls.values())) == 5
     assert set(observed.metrics_urls) == set(OF_PROCESS)
     environment = {"DATA_ENGINE_HOME": str(observed.home)}
     shown = await asyncio.to_thread(CliRunner().invoke, app, ["status", "--json"], env=environment)

@@ -183,6 +183,7 @@ async def test_a_log_with_a_hole_is_not_followed(world):
     await world.nats.request(f"$JS.API.STREAM.CREATE.{subjects.EVENTS}", orjson.dumps(lax), timeout=5)
     await world.append(whole_run(1), whole_run(2))
     await world.nats.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.EVENTS}", b'{"seq": 2}', timeout=5)
+    await world.nats.request(f"$JS.API.STREAM.UPDATE.{subjects.EVENTS}", orjson.dumps(info["config"]), timeout=5)
     async with world.projecting() as task:
         error = await ended(task)
     assert isinstance(error, LogRewoundError)

@@ -9,6 +9,7 @@ from cli.embedded import EmbeddedConfig
 from events.batch import Manifest, merged
 from events.blobs import BlobStore
 from events.keys import Owner
+from events.log import EventLog
 from events.payload import Payload, describe, encode_records
 from services.domain.outcome import Done, Fault
 from services.worker.batches import BatchRunner, BatchStep
@@ -30,7 +31,7 @@ class Bench:
         self.url = url
         self.steps: dict[str, RemoteStep] = {}
         self.key = f"chunks_{uuid.uuid4().hex}"
-        self.remote = RemoteSteps(connection, [self.key], [], self._serve)
+        self.remote = RemoteSteps(connection, EventLog(connection), [self.key], [], self._serve)
         self.blobs = BlobStore(connection)
         places = Places(StepProcesses(1, [], 2**31), self.remote)
         self.executor = ChunkExecutor(self.blobs, places)

@@ -1,0 +1,154 @@
+"""The log as one history: what the hot log still has, and what only the archive has, by the same positions.
+
+The hot log may be trimmed (`dex log trim`). Where it begins is announced in the stream's metadata a lease before a
+decision vanishes, and everybody who reads or appends here looks at it at least once in a lease. So nobody takes a
+decision that was trimmed for one that never was.
+"""
+
+import asyncio
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from nats.aio.client import Client
+
+from events.archive import PAGE_ROWS, Archive, Archived
+from events.context import PLATFORM_ORG
+from events.errors import PoisonedMessageError, UnavailableError
+from events.log import PAGE_MESSAGES, Appended, EventLog, appended_before
+from events.mapper import decode_decision
+from events.model import Decision, Recorded
+
+LEASE_S = 5.0
+"""So long the beginning of the hot log is believed to be where it was; `dex log trim` waits for longer."""
+REMEMBERED_MAX = 20_000
+
+OpenArchive = Callable[[str], Awaitable[Archive]]
+"""Gives the archive, as far as an org's decisions are in it."""
+
+_Key = tuple[str, str, str]
+
+
+class WholeLog(EventLog):
+    """The event log with its archive behind it. Without a trimmed position the archive is never asked.
+
+    Raises UnavailableError, beside what EventLog raises, when the archive is needed and cannot be read.
+    """
+
+    def __init__(
+        self, connection: Client, open_archive: OpenArchive | None = None, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(connection)
+        self._open_archive = open_archive
+        self._now_s = now_s
+        self._trimmed_to = 0
+        self._believed_until_s = -1.0
+        self._looking = asyncio.Lock()
+        self._seen: OrderedDict[_Key, int] = OrderedDict()  # the position of the last version that was seen
+
+    async def append(self, decision: Decision) -> Appended:
+        """As EventLog's, for a hot log that may have been trimmed: a version that only the archive has is held too."""
+        if await self._may_be_held_by_the_archive(decision):
+            archive = await self._archive(decision.org_id)
+            holder = await archive.holder(*self._key(decision), decision.version)
+            if holder is not None:
+                return appended_before(decision, holder)
+        appended = await super().append(decision)
+        self._remember(self._key(decision), appended.position)
+        return appended
+
+    async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
+        """All decisions of one aggregate, by version, wherever they are."""
+        hot = await super().history(org_id, kind, aggregate_id)
+        if hot:
+            self._remember((org_id, kind, aggregate_id), hot[-1].position)
+        begins_at_first = bool(hot) and hot[0].decision.version == 1 and aggregate_id != "*"
+        if begins_at_first or not await self.trimmed_to():
+            return hot
+        archived = await (await self._archive(org_id)).history(org_id, kind, aggregate_id)
+        both = {recorded.position: recorded for recorded in (*archived, *hot)}
+        return sorted(both.values(), key=lambda recorded: recorded.decision.version)
+
+    async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
+        """The decision that holds a version of an aggregate, wherever it is."""
+        found = await super().holder(org_id, kind, aggregate_id, version)
+        if found is None and await self.trimmed_to():
+            found = await (await self._archive(org_id)).holder(org_id, kind, aggregate_id, version)
+        return found
+
+    async def read(self, after: int, subject_filter: str = "events.>", limit: int = 0) -> AsyncIterator[Recorded]:
+        """As EventLog's; the filter is that of all decisions, or of an org's (`events.<org>.>`)."""
+        org_id = _org_of(subject_filter)
+        remaining = limit or sys.maxsize
+        while remaining > 0:
+            trimmed_to = await self.trimmed_to()
+            if after < trimmed_to:
+                archive = await self._archive(org_id or "")
+                asked = min(PAGE_ROWS, remaining)
+                stored = await archive.read(after, trimmed_to, asked, org_id=org_id)
+                await self._keyring.load((message.subject, message.body) for message in stored)
+                page = [self._decoded(message) for message in stored]
+                after = trimmed_to if len(page) < asked else page[-1].position
+            else:
+                asked = min(PAGE_MESSAGES, remaining)
+                page = [recorded async for recorded in super().read(after, subject_filter, asked)]
+                if len(page) < asked:
+                    remaining = len(page)  # the log's end
+                after = page[-1].position if page else after
+            for recorded in page:
+                yield recorded
+            remaining -= len(page)
+
+    async def trimmed_to(self) -> int:
+        """Up to which position the hot log may have been trimmed; 0 when it is whole. Raises UnavailableError."""
+        if self._believed_until_s <= self._now_s():
+            async with self._looking:
+                if self._believed_until_s <= (asked_s := self._now_s()):
+                    state = await self.state()
+                    self._trimmed_to = max(state.trimmed_to, state.first_position - 1)
+                    self._believed_until_s = asked_s + LEASE_S
+        return self._trimmed_to
+
+    async def _may_be_held_by_the_archive(self, decision: Decision) -> bool:
+        """Not when the hot log is whole, nor when it has the version before this one: what follows it is there too."""
+        trimmed_to = await self.trimmed_to()
+        if not trimmed_to:
+            return False
+        if decision.version == 1:
+            return True
+        if self._seen.get(self._key(decision), 0) > trimmed_to:
+            return False
+        before = await EventLog.holder(self, *self._key(decision), decision.version - 1)
+        return before is None
+
+    async def _archive(self, org_id: str) -> Archive:
+        if self._open_archive is None:
+            raise UnavailableError(
+                "The log was trimmed, and this process has no login to read the archive with: give it a database URL "
+                "(dex database roles)."
+            )
+        return (await self._open_archive(org_id)).with_keys(self._keyring)
+
+    def _decoded(self, message: Archived) -> Recorded:
+        try:
+            return Recorded(message.position, decode_decision(message.subject, message.body, self._keyring))
+        except PoisonedMessageError as error:
+            position = message.position
+            raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+    def _remember(self, key: _Key, position: int) -> None:
+        self._seen[key] = position
+        self._seen.move_to_end(key)
+        if len(self._seen) > REMEMBERED_MAX:
+            self._seen.popitem(last=False)
+
+
+def _org_of(subject_filter: str) -> str | None:
+    """The org that a filter is of; None: all. Raises ValueError for a filter that the archive cannot be read by."""
+    if subject_filter == "events.>":
+        return None
+    _, org_id, rest = subject_filter.split(".", 2)
+    if rest != ">" or org_id in ("*", PLATFORM_ORG):
+        raise ValueError(f"the whole log is read by org, and not by {subject_filter!r}")
+    return org_id

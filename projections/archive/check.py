@@ -1,0 +1,206 @@
+"""Comparing the archive with itself and with the hot log: count, contiguity, chain, and each common position's bytes.
+
+Whoever alters both copies alike, and the chain, is not found here; that is what signed checkpoints outside are for.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import asyncpg
+from nats.aio.client import Client
+
+from events import subjects
+from events.archive import HEAD, ArchiveHead
+from events.follow import Followed, follow
+from events.leaf import NO_CHAIN, leaf_bytes, next_chain
+from events.log import EventLog, LogState
+from projections.archive.rows import COLUMNS, derived
+
+PAGE_ROWS = 2000
+FAULTS_MAX = 1000
+
+DERIVED = tuple(COLUMNS)[4:5] + tuple(COLUMNS)[6:]
+ROWS = f"""
+SELECT position, subject, body, chain, {", ".join(DERIVED)} FROM data_engine.event_log
+WHERE position > $1 AND position <= $2 ORDER BY position LIMIT {PAGE_ROWS}
+"""
+BEYOND = """
+SELECT min(position) FROM data_engine.event_log
+WHERE position > coalesce((SELECT position FROM data_engine.event_log_head), 0)
+"""
+
+Kind = Literal["altered", "missing", "inserted", "head", "column", "differs", "log_missing", "epoch", "log_cut"]
+ARCHIVE_KINDS = frozenset({"altered", "missing", "inserted", "head", "column"})
+"""What is wrong with the archive itself; the others tell how the hot log differs from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong, and at which position."""
+
+    position: int
+    kind: Kind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a comparison, a restoration is: positions."""
+
+    position: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """What was found. `compared` positions are in both copies; `not_archived` ones are waiting for the archiver."""
+
+    log: LogState
+    archive: ArchiveHead
+    compared: int = 0
+    archived: int = 0
+    not_archived: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    more_faults: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether both copies are whole and the same."""
+        return not self.faults
+
+    def add(self, position: int, kind: Kind, message: str) -> None:
+        """Note a fault; those beyond FAULTS_MAX are counted only."""
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(Fault(position, kind, message))
+        else:
+            self.more_faults += 1
+
+    def of_archive(self) -> list[Fault]:
+        """What is wrong with the archive itself."""
+        return [fault for fault in self.faults if fault.kind in ARCHIVE_KINDS]
+
+    def of_log(self) -> list[Fault]:
+        """How the hot log differs from the archive."""
+        return [fault for fault in self.faults if fault.kind not in ARCHIVE_KINDS]
+
+
+async def check(pool: asyncpg.Pool, connection: Client, progress: OnProgress = lambda _: None) -> CheckResult:
+    """Compare the two copies as they are now. Both may go on growing meanwhile."""
+    head_row = await pool.fetchrow(HEAD)
+    head = ArchiveHead(**head_row) if head_row is not None else ArchiveHead()
+    state = await EventLog(connection).state()  # after the head: what is archived is in the log
+    found = CheckResult(state, head)
+    _check_bounds(found)
+    hot = Hot(connection, state)
+    async with aclosing(hot):
+        chain, expected = NO_CHAIN, 1
+        async for rows in archived_rows(pool, head.position):
+            messages = await hot.up_to(rows[-1]["position"])
+            for row in rows:
+                _missing(found, expected, row["position"])
+                chain = _check_row(found, row, chain)
+                _compare(found, row, messages.get(row["position"]))
+                expected = row["position"] + 1
+            found.archived += len(rows)
+            progress(Progress(expected - 1, head.position))
+    _check_tail(found, expected, chain)
+    if (beyond := await pool.fetchval(BEYOND)) is not None:
+        found.add(beyond, "inserted", f"The archive has a row at position {beyond}, beyond its head.")
+    return found
+
+
+def _check_bounds(found: CheckResult) -> None:
+    state, head = found.log, found.archive
+    if head.position and head.epoch != state.epoch:
+        found.add(0, "epoch", f"The archive is of the log {head.epoch!r}, and this one is {state.epoch!r}.")
+    if state.last_position < head.position:
+        lost = state.last_position + 1
+        found.add(lost, "log_cut", f"The log ends at {state.last_position}, and the archive has up to {head.position}.")
+    if state.first_position > head.position + 1:
+        found.add(
+            head.position + 1,
+            "missing",
+            f"The archive ends at {head.position}, and the log begins at {state.first_position}: what was between is "
+            "in neither.",
+        )
+    found.not_archived = max(0, state.last_position - head.position)
+
+
+def _missing(found: CheckResult, expected: int, position: int) -> None:
+    if position > expected:
+        upto = f" to {position - 1}" if position - 1 > expected else ""
+        found.add(expected, "missing", f"The archive has no row at position {expected}{upto}.")
+
+
+def _check_row(found: CheckResult, row: Mapping[str, Any], chain: bytes) -> bytes:
+    """The chain to go on with: that of the row, so that what is altered later is found too."""
+    position = row["position"]
+    if next_chain(chain, leaf_bytes(position, row["subject"], row["body"])) != row["chain"]:
+        found.add(position, "altered", f"Position {position} of the archive, or the one before it, was altered.")
+    told = derived(row["subject"], row["body"])
+    for name, value in zip(DERIVED, told, strict=True):
+        if row[name] != value:
+            found.add(position, "column", f"Position {position} of the archive: {name} is not what the decision says.")
+    return bytes(row["chain"])
+
+
+def _compare(found: CheckResult, row: Mapping[str, Any], message: Followed | None) -> None:
+    position = row["position"]
+    if message is None:
+        if found.log.first_position <= position <= found.log.last_position:
+            found.add(position, "log_missing", f"The log has nothing at position {position}, and the archive has.")
+        return
+    found.compared += 1
+    if (message.subject, message.body) != (row["subject"], row["body"]):
+        found.add(position, "differs", f"At position {position} the log has another decision than the archive.")
+
+
+def _check_tail(found: CheckResult, expected: int, chain: bytes) -> None:
+    head = found.archive
+    if expected <= head.position:
+        _missing(found, expected, head.position + 1)
+    elif chain != head.chain:
+        found.add(head.position, "head", "The archive's head has another chain than its last row.")
+
+
+async def archived_rows(pool: asyncpg.Pool, until: int, after: int = 0) -> AsyncIterator[list[Any]]:
+    """The archive's rows up to a position, in pages."""
+    while after < until and (rows := await pool.fetch(ROWS, after, until)):
+        yield rows
+        after = rows[-1]["position"]
+
+
+class Hot:
+    """The hot log's messages as it is now, in step with another reader."""
+
+    def __init__(self, connection: Client, state: LogState) -> None:
+        self._last = state.last_position
+        self._at = max(0, state.first_position - 1)
+        self._waiting: list[Followed] = []
+        self._messages = cast(Any, follow(connection, subjects.EVENTS, [">"], self._at))
+
+    async def up_to(self, position: int) -> dict[int, Followed]:
+        """Those that were not given out yet, up to a position, by their positions."""
+        while self._at < min(position, self._last):
+            batch = await anext(self._messages)
+            self._at = batch[-1].position if batch[-1].pending else max(batch[-1].position, self._last)
+            self._waiting += batch
+        given = {message.position: message for message in self._waiting if message.position <= position}
+        self._waiting = [message for message in self._waiting if message.position > position]
+        return given
+
+    async def rest(self) -> AsyncIterator[list[Followed]]:
+        """What is left, up to where the log ended when this reader was made."""
+        while self._waiting or self._at < self._last:
+            found = await self.up_to(self._at + 1 if not self._waiting else self._waiting[-1].position)
+            if found:
+                yield list(found.values())
+
+    async def aclose(self) -> None:
+        """Give the consumer back."""
+        await self._messages.aclose()

@@ -1,0 +1,90 @@
+"""Hot log and archive as one history, on real servers: no seam, no gap, no double; and no version is taken twice."""
+
+from dataclasses import replace
+
+import pytest
+
+from events.archive import Archive
+from events.errors import IdempotencyError, UnavailableError, VersionConflictError
+from events.history import WholeLog
+from tests.projections.archiving import archive_all
+from tests.projections.support import ORG, World, an_id, whole_run
+from tests.projections.trimming import trim_to
+
+
+def whole_log(world: World) -> WholeLog:
+    async def open_archive(_org_id: str) -> Archive:
+        return Archive(world.pool)
+
+    return WholeLog(world.nats, open_archive)
+
+
+async def recorded(world: World, runs: int) -> list:
+    """So many runs in the log and in the archive; all decisions."""
+    await world.append(*(whole_run(number) for number in range(1, runs + 1)))
+    await archive_all(world)
+    return [r async for r in world.log.read(0)]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 5, 6])
+async def test_wherever_the_hot_log_begins_the_history_is_the_same(world, cut):
+    decisions = await recorded(world, 3)
+    await trim_to(world, cut)
+    assert (await world.log.state()).first_position == cut + 1
+    log = whole_log(world)
+    for after in range(len(decisions) + 1):
+        assert [r async for r in log.read(after)] == decisions[after:]
+        assert [r async for r in log.read(after, f"events.{ORG}.>", 4)] == decisions[after:][:4]
+    assert [r async for r in log.read(0, f"events.{an_id(77)}.>")] == []
+    for number in (1, 2, 3):
+        own = [r for r in decisions if r.decision.aggregate_id == an_id(number)]
+        assert await log.history(ORG, "run", an_id(number)) == own
+        assert await log.holder(ORG, "run", an_id(number), 1) == own[0]
+    assert await log.history(ORG, "run", an_id(99)) == []
+    last = await world.append(whole_run(4))
+    assert [r.position async for r in log.read(0)] == list(range(1, last + 1))
+
+
+async def test_a_version_that_was_trimmed_is_still_held(world):
+    """The stream alone would take it again: its version check sees only what it has."""
+    decisions = await recorded(world, 2)
+    await trim_to(world, decisions[-1].position)
+    log = whole_log(world)
+    for held in decisions:
+        assert (await log.append(held.decision)).position == held.position  # the same command again: the same answer
+        with pytest.raises(IdempotencyError):
+            await log.append(replace(held.decision, digest="of another body"))
+        with pytest.raises(VersionConflictError):
+            await log.append(replace(held.decision, decision_id=an_id(999)))
+    assert (await world.log.state()).last_position == decisions[-1].position
+    following = replace(decisions[-1].decision, version=decisions[-1].decision.version + 1, decision_id=an_id(998))
+    assert (await log.append(following)).position == decisions[-1].position + 1
+    assert (await log.append(following)).repeated
+    naive = await world.log.append(decisions[0].decision)  # what would happen without the archive
+    assert not naive.repeated
+
+
+async def test_without_the_archive_a_trimmed_log_does_not_answer_wrongly(world):
+    decisions = await recorded(world, 1)
+    await trim_to(world, 1)
+    log = WholeLog(world.nats)
+    with pytest.raises(UnavailableError, match="database URL"):
+        await log.history(ORG, "run", an_id(1))
+    with pytest.raises(UnavailableError, match="database URL"):
+        await log.append(decisions[0].decision)
+
+
+async def test_a_trim_is_noticed_when_the_lease_has_run_out(world):
+    decisions = await recorded(world, 2)
+    now_s = [0.0]
+
+    async def open_archive(_org_id: str) -> Archive:
+        return Archive(world.pool)
+
+    log = WholeLog(world.nats, open_archive, now_s=lambda: now_s[0])
+    assert await log.trimmed_to() == 0
+    await trim_to(world, 3)
+    assert await log.trimmed_to() == 0
+    now_s[0] = 5.1
+    assert await log.trimmed_to() == 3
+    assert [r async for r in log.read(0)] == decisions
