@@ -6,17 +6,23 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from events import strictjson, subjects
 from events.errors import ConfigurationError, ErasedError, UnavailableError
 from events.key_store import KeyStore
 from events.keys import CompanyKeys, KeyMissingError, KeyWrapper, MasterKeys, Owner
+from events.logging import get_logger
 from events.settings import Settings
 from events.subjects import Address
 
 KEPT_MAX = 10_000
 KEPT_S = 10.0
 """How long a key is used before it is asked for again: so long at most one that was erased can still be used."""
+NONE_KEPT_S = 1.0
+"""How long it is believed that a company has no key."""
+
+_logger = get_logger("keys")
 
 ERASED = CompanyKeys({}, erased=True)
 
@@ -81,6 +87,21 @@ class Keyring:
             raise KeyMissingError(f"The key of company {owner.company_id} is not at hand.")
         return kept[0]
 
+    def look_again(self, owner: Owner) -> None:
+        """There may be another key of the company now."""
+        self._kept.pop(owner, None)
+
+    async def listen(self, connection: Client) -> None:
+        """Hear of erased companies from now on."""
+        await connection.subscribe(subjects.ERASED, cb=self._on_erased)
+
+    async def _on_erased(self, message: Msg) -> None:
+        try:
+            told = strictjson.loads(message.data)
+            self.forget(Owner(told["org"], told["company"]))
+        except (ValueError, KeyError, TypeError) as error:
+            _logger.warning("signal_not_understood", error=repr(error))
+
     def forget(self, owner: Owner) -> None:
         """The company is erased: its keys are used no more, whatever KEYS says for another moment."""
         self._erased.add(owner)
@@ -90,7 +111,7 @@ class Keyring:
         keys = await store.open(await store.read(owner))
         if owner in self._erased:
             return ERASED
-        self._kept[owner] = (keys, time.monotonic() + KEPT_S)
+        self._kept[owner] = (keys, time.monotonic() + (NONE_KEPT_S if keys is None else KEPT_S))
         self._kept.move_to_end(owner)
         if len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)

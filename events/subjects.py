@@ -23,6 +23,9 @@ PROJECTED = "signals.projected"
 ARCHIVED = "signals.archived"
 """Published by the archiver after each commit, with the position; a hint too."""
 
+ERASED = "signals.erased"
+"""Published by the command service, with org and company, when a key was destroyed; a hint: keys are kept briefly."""
+
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
 

@@ -52,12 +52,13 @@ class Gateway:
 async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> AsyncIterator[Gateway]:
     """Connect to NATS and Postgres, and close both in the end. `clock` is the one of the limits, in seconds."""
     connection = await connect(settings.nats_servers, "gateway")
-    use_keys(connection, wrapper_of(settings))
+    keyring = use_keys(connection, wrapper_of(settings))
     try:
         async with await create_pool(settings) as pool:
             gateway = _assemble(settings, connection, Reader(pool), clock)
             parts = (gateway.signals, gateway.authenticator.watch, gateway.usage)
             try:
+                await keyring.listen(connection)
                 for part in parts:
                     await part.start()
                 yield gateway

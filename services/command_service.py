@@ -25,6 +25,7 @@ from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
+from services.erasure import CompanyKeyKeeper
 from services.open_runs import OpenRuns
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
@@ -45,7 +46,7 @@ class CommandService:
         self._wrapper = wrapper_of(settings)
         self._archive = ArchiveReader(settings)
         self._handlers: CommandHandlers | None = None
-        self._fresh: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self._connection: Client | None = None
         for kind in COMMANDS.values():
             subscriber = broker.subscriber(
@@ -63,17 +64,21 @@ class CommandService:
         self._connection = await self.broker.connect()
         self._keyring = use_keys(self._connection, self._wrapper)
         repository, open_runs = Repository(self._archive.log(self._connection)), OpenRuns()
-        self._handlers = CommandHandlers(repository, open_runs)
-        self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
+        keeper = CompanyKeyKeeper(self._connection, self._keyring)
+        self._handlers = CommandHandlers(repository, open_runs, keeper)
+        self._following = [
+            asyncio.create_task(repository.keep_fresh(self._connection)),
+            asyncio.create_task(keeper.catch_up()),
+        ]
         await open_runs.listen(self._connection)
         await self.broker.start()
         return self._connection
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
-        if self._fresh is not None:
-            self._fresh.cancel()
-            await asyncio.gather(self._fresh, return_exceptions=True)
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         await self.broker.stop()
         await self._archive.close()
 

@@ -99,6 +99,7 @@ class Worker:
         """Connect, register the steps, and begin to take tasks; the connection."""
         self._connection: Client = await self.broker.connect()
         self._keyring = use_keys(self._connection, wrapper_of(self._settings))
+        await self._keyring.listen(self._connection)
         log = self._archive.log(self._connection)
         self._watchdog = Watchdog()
         self._processes = StepProcesses(
