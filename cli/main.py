@@ -10,6 +10,7 @@ import typer
 
 from cli import credentials, database_roles, processes
 from cli.embedded import REMOTE_WORKER
+from cli.key_commands import keys_app
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, run, running_settings
@@ -30,6 +31,7 @@ app.add_typer(org_app, name="org")
 app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
+app.add_typer(keys_app, name="keys")
 app.add_typer(docs_app, name="docs")
 
 

@@ -1,5 +1,6 @@
 """A company is erased: nothing readable of it is left, and every stored decision is as it was, byte for byte."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
