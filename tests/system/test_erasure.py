@@ -65,8 +65,8 @@ async def company(org: Org) -> Org:
     """A company that handed in records, small and large, with a user, a token, and an error that quotes a record."""
     made = await org.call("companies/create", {"name": f"{MARKER} GmbH"})
     org.company_id = made["company_id"]
-    cast = {"key": "cast_types", "config": {"fields": {"name": {"type": "integer"}}, "on_error": "fail"}}
-    plans = ([{"key": "normalize_text", "config": {"fields": ["name"]}}], [cast])
+    cast = {"key": "cast_types", "config": {"casts": [{"field": "name", "to": "integer"}], "on_error": "fail"}}
+    plans = ([{"key": "normalize_text", "config": {"fields": ["name"], "case": "upper"}}], [cast])
     for plan in plans:
         blueprint_id = await org.blueprint(*plan)
         for rows in (ROWS[:3], ROWS):
