@@ -64,6 +64,11 @@ STEP_DURATION = _histogram(
     ("step", "outcome", "place"),
     _STEP_S,
 )
+CHUNKS = _counter(
+    "chunks_total",
+    "Chunks of large batches, by who did one: this worker of its own, another for it, or it for another.",
+    ("by",),
+)
 PROJECTOR_POSITION = _gauge("projector_position", "The position of the log that all read models have reached.")
 PROJECTOR_LAG = _gauge(
     "projector_lag_positions", "Positions of the log behind the last batch, as the server told with it."
@@ -84,7 +89,7 @@ ARCHIVER_RETRIES = _counter("archiver_retries_total", "Times that the archiver w
 OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
     "gateway": (HTTP_DURATION, HTTP_IN_FLIGHT, AUTHENTICATION_FAILURES, REFUSALS, COMMANDS_DEFERRED),
     "command-service": (COMMAND_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
-    "worker": (TASKS, TASKS_IN_HAND, STEP_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
+    "worker": (TASKS, TASKS_IN_HAND, STEP_DURATION, CHUNKS, LOG_APPEND_DURATION, DEAD_LETTERS),
     "projector": (
         PROJECTOR_POSITION, PROJECTOR_LAG, PROJECTOR_BATCH, PROJECTOR_APPLY_DURATION, PROJECTOR_RETRIES,
         PROJECTOR_DEAD_LETTERS,

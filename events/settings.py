@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """As long a file may be that is uploaded, as it comes: compressed, if it is."""
     uploads_per_org_max: Annotated[int, Field(ge=1)] = 4
     """Files of one org that a gateway process takes at the same time."""
+    streams_per_org_max: Annotated[int, Field(ge=1)] = 32
+    """`events/stream` of one org that a gateway process serves at the same time."""
     previews_per_org_max: Annotated[int, Field(ge=1)] = 2
     """Previews of one org that a gateway process waits for at the same time."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
@@ -141,6 +143,8 @@ class Settings(BaseSettings):
     """Tasks that one worker holds at a time, for each step."""
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 2
     """Isolated step processes of one worker, for large batches and redelivered tasks."""
+    worker_helps: bool = True
+    """Whether idle step processes do chunks of large batches that other workers direct, and others do of its own."""
     task_ack_wait_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     """After this long without a sign from its worker, a task is given to another."""
     checkpoint_ms: Annotated[float, Field(ge=0)] = 5.0

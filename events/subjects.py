@@ -119,6 +119,11 @@ def remote_step(step_key: str) -> str:
     return f"steps.remote.{step_key}"
 
 
+def chunk_offer(step_key: str) -> str:
+    """Where a worker offers chunks of a large batch to other workers that serve the step."""
+    return f"chunks.offer.{step_key}"
+
+
 def lane_of(routing: str) -> Lane:
     """The lane that a decision's task is in; quick for what is no task."""
     return BULK if routing.startswith(f"{BULK}.") else QUICK

@@ -67,6 +67,8 @@ ENDPOINTS: dict[str, Rule] = {
     "/v1/entity_sets/list": Rule(EVERYONE),
     "/v1/entity_sets/get": Rule(EVERYONE),
     "/v1/events/list": Rule(EVERYONE),
+    "/v1/events/stream": Rule(EVERYONE),
+    "/v1/events/trace": Rule(EVERYONE),
     "/v1/steps/list": Rule(EVERYONE, "platform"),
     "/v1/steps/get": Rule(EVERYONE, "platform"),
     "/v1/blueprints/create": Rule(ORG_ADMINS, "org", command=True),

@@ -12,6 +12,7 @@ from events.keyring import use_keys, wrapper_of
 from events.log import EventLog
 from events.settings import Settings
 from gateway.archived import whole_log
+from gateway.at_once import AtOnce
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
 from gateway.limits import Clock, Limiter
@@ -21,7 +22,6 @@ from gateway.previews import Previews
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
-from gateway.uploads import Uploads
 from gateway.usage import TokenUsage
 from projections.database import create_pool
 from projections.queries.positions import projected_position
@@ -44,7 +44,8 @@ class Gateway:
     log: EventLog
     payloads: Payloads
     runs: RunLoader
-    uploads: Uploads
+    uploads: AtOnce
+    streams: AtOnce
     previews: Previews
 
 
@@ -87,6 +88,7 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         log=whole_log(connection, reader),
         payloads=Payloads(connection),
         runs=RunLoader(reader),
-        uploads=Uploads(settings.uploads_per_org_max),
+        uploads=AtOnce("uploads", settings.uploads_per_org_max),
+        streams=AtOnce("streams", settings.streams_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
     )

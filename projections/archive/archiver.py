@@ -99,14 +99,16 @@ class Archiver:
         self._verified = False
         self._partitions_to = 0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Archive until `stop` is set. Raises LogRewoundError and ConfigurationError."""
+    async def run(self, stop: asyncio.Event, until_position: int | None = None) -> None:
+        """Archive until `stop` is set, or a position is reached. Raises LogRewoundError and ConfigurationError."""
         failures = 0
         while not stop.is_set():
             try:
                 await self._begin()
                 failures = 0
-                await self._follow(stop)
+                if until_position is not None and self._head.position >= until_position:
+                    return
+                await self._follow(stop, until_position)
             except HeadMovedError as error:
                 _logger.info("start_over", reason=str(error))
             except _WRONG_SCHEMA as error:
@@ -126,7 +128,7 @@ class Archiver:
         await self._ensure_partitions(self._head.position)
         _logger.info("archiving", after=self._head.position)
 
-    async def _follow(self, stop: asyncio.Event) -> None:
+    async def _follow(self, stop: asyncio.Event, until_position: int | None) -> None:
         messages = follow(
             self._nc,
             subjects.EVENTS,
@@ -143,6 +145,8 @@ class Archiver:
                     continue
                 await self._check_continuity(batch)
                 await self._archive(batch)
+                if until_position is not None and self._head.position >= until_position:
+                    return
                 if not batch[-1].pending:
                     await asyncio.sleep(PACE_S)  # the window in which a batch grows
 

@@ -57,6 +57,25 @@ class ChunkDone:
     table: BlobRef | None = None
     report: dict[str, Any] | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+
+        def of(manifest: Manifest | None) -> dict[str, Any] | None:
+            return None if manifest is None else {"names": manifest.names, "chunk": manifest.chunks[0].plain()}
+
+        table = {} if self.table is None else {"table": [self.table.digest, self.table.size_bytes]}
+        return {"output": of(self.output), "rejects": of(self.rejects), "report": self.report, **table}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "ChunkDone":
+        """The inverse of `plain`. Raises KeyError, TypeError, ValueError."""
+
+        def manifest(part: Mapping[str, Any] | None) -> Manifest | None:
+            return None if part is None else Manifest(tuple(part["names"]), (ChunkRef.of(part["chunk"]),))
+
+        table = BlobRef(*plain["table"]) if "table" in plain else None
+        return cls(manifest(plain["output"]), manifest(plain["rejects"]), table, plain["report"])
+
 
 class ChunkExecutor:
     """Does operations on chunks where their step is executed: by the step processes of this worker, or elsewhere."""

@@ -71,4 +71,9 @@ def inputs_of(source: Payload, references: Mapping[str, Payload | None], tenant_
 def context_digests(references: Mapping[str, Payload | None], tenant_key: bytes) -> list[str]:
     """Those of what it reads besides its batch; of the key only what tells it from another."""
     digests = ["nothing" if payload is None else payload.digest for payload in references.values()]
-    return [*digests, sha256(b"digest of " + tenant_key).hexdigest()] if tenant_key else digests
+    return [*digests, key_mark(tenant_key)] if tenant_key else digests
+
+
+def key_mark(tenant_key: bytes) -> str:
+    """What tells an org's key from another, and does not tell the key; empty where there is none."""
+    return sha256(b"digest of " + tenant_key).hexdigest() if tenant_key else ""

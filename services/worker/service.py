@@ -18,6 +18,7 @@ from events.administration import STEP, StepRegistered
 from events.blobs import BlobStore
 from events.context import PLATFORM_ORG, SERVICE_ACTOR
 from events.errors import DataEngineError, ErasedError, PoisonedMessageError, UnavailableError, VersionConflictError
+from events.ids import new_id
 from events.keyring import use_keys, wrapper_of
 from events.log import EventLog, decision_id
 from events.logging import get_logger
@@ -33,6 +34,8 @@ from services.settle import Broken, Done, Outcome, RetryAfter, after_failure, de
 from services.steps.base import Step
 from services.worker.batches import BatchRunner
 from services.worker.chunk_jobs import ChunkExecutor
+from services.worker.fleet import Fleet
+from services.worker.helper import Helper
 from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
 from services.worker.preview import Previewer
@@ -111,6 +114,10 @@ class Worker:
         places = Places(self._processes, self._remote)
         blobs, memo = BlobStore(self._connection), Memo(self._connection)
         tenant_keys = TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None)
+        own_chunks = ChunkExecutor(blobs, self._processes)
+        worker_id = new_id()
+        fleet = Fleet(self._connection, worker_id) if self._settings.worker_helps else None
+        self._helper = Helper(self._connection, worker_id, self._steps, own_chunks, self._processes, tenant_keys)
         self._runner = TaskRunner(
             log,
             blobs,
@@ -118,7 +125,7 @@ class Worker:
             places,
             self._settings.checkpoint_ms,
             self._watchdog,
-            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
+            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes, fleet),
             Reuser(log, memo),
             tenant_keys,
         )
@@ -133,13 +140,15 @@ class Worker:
         await self.broker.start()
         await self._remote.start()
         await self._previewer.start()
+        if fleet is not None:
+            await self._helper.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
     async def stop(self) -> None:
         """Finish what ends soon, hand back the rest, leave."""
         self._stopping = True
-        await self._previewer.stop()
+        await asyncio.gather(self._previewer.stop(), self._helper.stop())
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
         for task in list(self._working):

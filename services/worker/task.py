@@ -33,7 +33,7 @@ from services.settle import Done as Settled
 from services.settle import Outcome as Settlement
 from services.settle import RetryAfter
 from services.steps.base import Step, StepError
-from services.worker.batches import BatchRunner, BatchStep, Superseded
+from services.worker.batches import BatchRunner, BatchStep
 from services.worker.entity_sets import learning_of
 from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import Place
@@ -41,6 +41,7 @@ from services.worker.references import TenantKeys, inputs_of, references_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
 from services.worker.reuse import Reuser
+from services.worker.spread import Superseded
 
 INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
 """Larger batches run in a step process, so that the worker's loop stays free: above all from those who have many."""

@@ -143,6 +143,22 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
 
     await a_file_goes_in_and_comes_out(up, tmp_path)
 
+    code, out, err = await up("log", "check", "--json")
+    assert code == 0, err
+    checked = json.loads(out)
+    assert (checked["ok"], checked["faults"]) == (True, [])
+    assert checked["compared"] == checked["archived"] > 0
+    code, out, err = await up("log", "check")
+    assert (code, "Both are whole, and the same." in out) == (0, True), err
+    for copy in ("log", "archive"):
+        code, out, err = await up("log", "restore", copy, "--json")
+        assert (code, json.loads(out)) == (0, {"restored": None}), err
+    code, out, err = await up("log", "trim", "--keep", "30d", "--json")
+    assert (code, json.loads(out)) == (0, {"before": 1, "first_position": 1}), err
+    code, _, err = await up("log", "trim", "--keep", "30 minutes")
+    assert code == 1
+    assert "write days or hours" in err
+
     code, out, err = await up("rebuild", "--json")
     assert code == 0, err
     assert json.loads(out)["identical"]

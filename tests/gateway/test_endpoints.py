@@ -31,6 +31,7 @@ class State:
     step_key: str
     invitation: str = ""
     set_id: str = ""
+    position: int = 0
 
     def headers(self, path: str) -> dict[str, str]:
         """Who may: an org admin, or for the endpoints of sessions alone a session that nobody is known for."""
@@ -95,6 +96,8 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/entity_sets/list": (200, lambda s: {"company_id": s.world.company_id, "name": "people"}),
     "/v1/entity_sets/get": (200, lambda s: {"set_id": s.set_id, "record_key": "crm-1"}),
     "/v1/events/list": (200, lambda s: {"submission_id": s.submission_id}),
+    "/v1/events/stream": (200, lambda s: {"submission_id": s.submission_id}),
+    "/v1/events/trace": (200, lambda s: {"position": s.position}),
 }
 
 
@@ -117,7 +120,16 @@ async def state(
     created = answer.json()
     invitation = await add_invitation(database, world.org_id, world.company_id)
     set_id = await _add_set(database, nats, world, created["run_id"])
-    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation, set_id)
+    return State(
+        world,
+        blueprint_id,
+        created["submission_id"],
+        created["run_id"],
+        step_key,
+        invitation,
+        set_id,
+        created["position"],
+    )
 
 
 async def _add_set(database: asyncpg.Pool, nats: Client, world: World, run_id: str) -> str:
@@ -145,7 +157,7 @@ async def test_answers_as_documented(path: str, client: httpx.AsyncClient, state
     answer = await client.post(path, **sending(path, body(state)), headers=state.headers(path))
     assert answer.status_code == status, answer.text
     document = (await client.get("/openapi.json")).json()
-    if path.endswith("/download"):
+    if path.endswith(("/download", "/stream")):
         kinds = document["paths"][path]["post"]["responses"][str(status)]["content"]
         assert answer.headers["Content-Type"].partition(";")[0] in kinds
         assert answer.text

@@ -114,6 +114,8 @@ class Things:
     run_id: str = field(default_factory=new_id)
     failed_run_id: str = field(default_factory=new_id)
     set_id: str = field(default_factory=new_id)
+    position: int = 10**12
+    """Of the submission."""
 
     def ids(self) -> tuple[str, ...]:
         """Those of the company."""
@@ -236,7 +238,7 @@ async def company_things(admin: Caller, org_id: str, company_id: str, blueprint_
     assert statuses == ["succeeded", "failed", "succeeded"]
     return Things(
         org_id, company_id, blueprint_id, user_id, token["token_id"], done["submission_id"], done["run_id"],
-        failed["run_id"], entity_set_id(company_id, "things"),
+        failed["run_id"], entity_set_id(company_id, "things"), done["position"],
     )  # fmt: skip
 
 
