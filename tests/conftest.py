@@ -16,6 +16,8 @@ from cli.embedded import EmbeddedConfig
 from cli.supervisor import Supervisor
 from cli.system import System
 from events.connection import connect
+from events.keyring import use_keys
+from events.keys import MasterKeys
 from events.log import EventLog
 from events.settings import Settings
 from migrations.database import migrate
@@ -70,6 +72,7 @@ def settings(servers: EmbeddedConfig, tmp_path_factory: pytest.TempPathFactory) 
 async def connection(servers: EmbeddedConfig) -> AsyncIterator[Client]:
     """A connection to this run's nats-server."""
     connected = await connect([servers.nats_url], "tests")
+    use_keys(connected, MasterKeys(SYSTEM_MASTER_KEYS))
     yield connected
     await connected.close()
 

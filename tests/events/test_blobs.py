@@ -75,7 +75,7 @@ async def test_the_same_bytes_are_one_blob_and_nobody_can_tell_which(connection,
 
 async def test_what_was_stored_before_the_first_key_and_before_another_one_is_found(connection, keys):
     owner, data = Owner(new_id(), new_id()), b"y" * (INLINE_MAX_BYTES + 1)
-    payload = await BlobStore(connection).store(owner, data, 1)
+    payload = await BlobStore(connection, Keyring()).store(owner, data, 1)
     for generation in (1, 2):
         assert await keys.rotate(owner) == generation
         blobs = BlobStore(connection, Keyring(keys))

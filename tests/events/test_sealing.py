@@ -99,7 +99,7 @@ async def test_nothing_is_sealed_without_a_key(connection: Client, store: KeySto
 async def test_a_process_without_the_key_waits(connection: Client, store: KeyStore, owner: Owner) -> None:
     position = (await EventLog(connection, Keyring(store)).append(company(owner))).position
     with pytest.raises(UnavailableError, match="DATA_ENGINE_MASTER_KEYS"):
-        await EventLog(connection).at(position)
+        await EventLog(connection, Keyring()).at(position)
     with pytest.raises(UnavailableError, match="lacks it"):
         await EventLog(connection, Keyring(KeyStore(connection, MasterKeys(OTHER)))).at(position)
     subject, body = await raw(connection, position)
