@@ -136,7 +136,7 @@ async def test_what_is_left_is_a_tombstone(company: Org) -> None:
     assert left, "that something was decided, and when, is still known"
     assert not any(decision["events"] for decision in left)
     assert (await company.call("submissions/list", {"company_id": company.company_id}))["items"] == []
-    blueprint_id = await company.blueprint("normalize_text")
+    blueprint_id = await company.blueprint("test_count")
     body = {"company_id": company.company_id, "blueprint_id": blueprint_id, "records": [{"n": 1}]}
     refused = await company.post("submissions/create", body)
     assert (refused.status_code, refused.json()["code"]) == (410, "erased")
