@@ -157,6 +157,7 @@ async def test_users_and_tokens_of_the_company_act_no_more(company: Org) -> None
     token = await company.call("tokens/create", {"user_id": user["user_id"], "name": "sync"})
     body = {"min_position": token["position"]}
     headers = {"Authorization": f"Bearer {token['token']}"}
+    await company.call("companies/list", body)  # once this answers, the token is known everywhere
     assert (await company.http.post("companies/list", json=body, headers=headers)).status_code == 200
     assert (await erase(company))["in_force"]
     assert (await company.http.post("companies/list", json=body, headers=headers)).status_code == 401
