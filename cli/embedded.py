@@ -10,12 +10,14 @@ import fcntl
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,7 @@ class EmbeddedConfig:
     database_passwords: dict[str, str]
     tenant_key: str
     master_keys: str
+    audit_key: str
 
     @property
     def nats_url(self) -> str:
@@ -336,7 +339,13 @@ def _new_secrets() -> dict[str, Any]:
         "database_passwords": {name: new_password() for name in LOGINS},
         "tenant_key": new_password(),
         "master_keys": f"embedded:{base64.b64encode(os.urandom(32)).decode()}",
+        "audit_key": new_key(),
     }
+
+
+def new_key() -> str:
+    """32 random bytes in base64: an Ed25519 key (RFC 8032)."""
+    return b64encode(secrets.token_bytes(32)).decode()
 
 
 def free_port(host: str = HOST) -> int:

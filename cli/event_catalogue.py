@@ -55,6 +55,7 @@ def _type_of(field: FieldInfo) -> str:
         "events.administration.",
         "events.entities.",
         "events.context.",
+        "events.processing.",
     ):
         text = text.replace(prefix, "")
     return text.replace("|", "\\|")

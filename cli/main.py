@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import credentials, database_roles, processes
+from cli.audit_commands import audit_app
 from cli.document_commands import docs_app
 from cli.embedded import REMOTE_WORKER
 from cli.key_commands import keys_app
@@ -18,6 +19,7 @@ from cli.render import console, print_json
 from cli.shell import AsJson, api, guarded, own_credentials, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
+from cli.work_commands import preview
 from events.errors import ConfigurationError
 from events.settings import Settings
 
@@ -35,6 +37,8 @@ app.add_typer(security_app, name="security")
 app.add_typer(keys_app, name="keys")
 app.add_typer(log_app, name="log")
 app.add_typer(docs_app, name="docs")
+app.add_typer(audit_app, name="audit")
+app.command()(preview)
 
 
 @app.command()

@@ -100,15 +100,17 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def serve_archiver(settings: Settings, stop: asyncio.Event) -> None:
-    """The archiver."""
+    """The archiver, and beside it what makes the histories provable."""
     from projections.archive.archiver import run_archiver
+    from projections.archive.proving import Proving, together
 
     if not await _bound_by_row_security(settings, ARCHIVER, stop):
         return
     connection = await connect(settings.nats_servers, ARCHIVER)
     try:
         await answer_health(connection, ARCHIVER)
-        await run_archiver(settings, connection, stop)
+        proving = Proving(settings, connection)
+        await together(stop, run_archiver(settings, connection, stop, archived=proving.wake), proving.run(stop))
     finally:
         await connection.close()
 

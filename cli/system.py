@@ -65,6 +65,8 @@ class Endpoints:
             own["tenant_key"] = None
         if name == ARCHIVER:  # it copies bytes
             own["master_keys"] = None
+        if name != ARCHIVER:
+            own |= {"audit_key": None, "audit_push_url": None}
         return settings.model_copy(update=own)
 
 
@@ -122,9 +124,11 @@ class System:
         if nats_url is None or database_url is None:
             config = await asyncio.to_thread(embedded.prepare, home)
             if settings.tenant_key is None:
-                self._settings = settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
+                self._settings = self._settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
             if settings.master_keys is None:
                 self._settings = self._settings.model_copy(update={"master_keys": SecretStr(config.master_keys)})
+            if settings.audit_key is None:
+                self._settings = self._settings.model_copy(update={"audit_key": SecretStr(config.audit_key)})
             if nats_url is None:
                 await self.supervisor.start(embedded.nats_spec(home, config))
                 nats_url, nats_urls = config.nats_url, config.nats_urls

@@ -200,6 +200,13 @@ class RetryRun(Command):
     run_id: str
 
 
+class VerifyRun(Command):
+    """Execute a run's steps again, from its recorded input, and compare each output with the recorded one."""
+
+    NAME: ClassVar[str] = "verify_run"
+    run_id: str
+
+
 class CancelRun(Command):
     """Stop a run."""
 
@@ -212,7 +219,7 @@ COMMANDS: dict[str, type[Command]] = {
     for kind in (
         CreateOrg, RenameOrg, ConfigureOrg, SetOrgLimits, CreateCompany, EraseCompany, CreateUser, InviteUser,
         AcceptInvitation, AdmitUser, DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint,
-        ArchiveBlueprint, CreateSubmission, CreateRun, RetryRun, CancelRun,
+        ArchiveBlueprint, CreateSubmission, CreateRun, RetryRun, VerifyRun, CancelRun,
     )
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ DataEngineError
 ├── VersionConflictError     another decision holds this version of the aggregate: reload and decide again
 ├── UnavailableError         a part of the system does not answer now; asking again may work
 ├── LogRewoundError          the log is not the one that a follower followed (truncated, recreated, restored)
+├── ArchiveAlteredError      the archive is not what was added to it; says at which position
+├── ProofError               a checkpoint, a proof or an export that cannot be read, or does not hold
 ├── PoisonedMessageError     a stored message that cannot be decoded
 └── ConfigurationError       the system is set up wrongly; says which setting and what to do
 """
@@ -112,6 +114,18 @@ class LogRewoundError(DataEngineError):
     """The log under a follower is not the one that it followed (design rule 13)."""
 
     code = "log_rewound"
+
+
+class ArchiveAlteredError(DataEngineError):
+    """A row of the archive was altered, removed, inserted or moved; `position` says which."""
+
+    code = "archive_altered"
+
+
+class ProofError(DataEngineError):
+    """A checkpoint, a proof or an export that cannot be read, or does not hold."""
+
+    code = "proof"
 
 
 class PoisonedMessageError(DataEngineError):

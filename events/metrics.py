@@ -84,6 +84,7 @@ PROJECTOR_DEAD_LETTERS = _counter(
 ARCHIVER_POSITION = _gauge("archiver_position", "The position of the log that the archive has reached.")
 ARCHIVER_LAG = _gauge("archiver_lag_positions", "Positions of the log that are not archived yet.")
 ARCHIVER_BATCH = _histogram("archiver_batch_decisions", "Decisions archived in one transaction.", (), _COUNTS)
+TREES_POSITION = _gauge("trees_position", "The position of the log up to which the orgs' histories can be proved.")
 ARCHIVER_RETRIES = _counter("archiver_retries_total", "Times that the archiver waited for NATS or Postgres.")
 
 OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
@@ -94,7 +95,7 @@ OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
         PROJECTOR_POSITION, PROJECTOR_LAG, PROJECTOR_BATCH, PROJECTOR_APPLY_DURATION, PROJECTOR_RETRIES,
         PROJECTOR_DEAD_LETTERS,
     ),
-    "archiver": (ARCHIVER_POSITION, ARCHIVER_LAG, ARCHIVER_BATCH, ARCHIVER_RETRIES),
+    "archiver": (ARCHIVER_POSITION, ARCHIVER_LAG, ARCHIVER_BATCH, ARCHIVER_RETRIES, TREES_POSITION),
 }  # fmt: skip
 """What each process serves, beside what prometheus_client tells of any Python process."""
 

@@ -133,6 +133,18 @@ class Settings(BaseSettings):
     master_keys: SecretStr | None = None
     """`id:base64` of 32 bytes, several with commas: wrap the keys that companies' data is encrypted with. The first one
     wraps, all unwrap; unset: nothing is encrypted."""
+    audit_key: SecretStr | None = None
+    """Base64 of the Ed25519 key that signs the checkpoints of the orgs' histories (`dex audit new-key`); unset: none
+    are signed. The archiver alone has it."""
+    audit_origin: Annotated[str, Field(pattern=r"^[^\s+/][^\s+]*$", max_length=200)] = "data-engine-x.local"
+    """The platform's name in its checkpoints, and of its key; like a URL without scheme. Never change it."""
+    audit_push_file: Path | None = None
+    """A file that new checkpoints are appended to, one JSON object a line; best on another machine."""
+    audit_push_url: SecretStr | None = None
+    """Where new checkpoints are posted to, as `{"checkpoints": ["…"]}`."""
+    audit_push_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    audit_push_internal: bool = False
+    """Whether that URL may be of an internal address."""
 
     step_modules: Annotated[tuple[str, ...], NoDecode] = ("services.steps.catalogue",)
     """Python modules with a `STEPS` tuple that a worker serves; commas between them."""

@@ -2,7 +2,7 @@
 
 A decision is published to `events.<org>.<kind>.<id>.<version>.<class>.<detail>`; class `due` makes it a task, class
 `bulk` a task of an org that has many of them open, class `end` an ending that waiters and subscribers care for, class
-`log` neither.
+`check` the ending of a verification, which waiters alone care for, class `log` neither.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ ARCHIVED = "signals.archived"
 
 ERASED = "signals.erased"
 """Published by the command service, with org and company, when a key was destroyed; a hint: keys are kept briefly."""
+
+PROVED = "signals.proved"
+"""Published by the archiver when the orgs' trees have reached a position; a hint too."""
+
+SIGN_REPORT = "audit.sign"
+"""A gateway asks the archiver to sign the report of a verification (events.verification)."""
 
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
@@ -132,6 +138,11 @@ def lane_of(routing: str) -> Lane:
 def is_task(routing: str) -> bool:
     """Whether a decision made a step due."""
     return routing.startswith((f"{QUICK}.", f"{BULK}."))
+
+
+def is_end(routing: str) -> bool:
+    """Whether a decision ended a run."""
+    return routing.startswith(("end.", "check."))
 
 
 def scheduled_by(task_subject: str) -> str:

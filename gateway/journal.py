@@ -1,12 +1,13 @@
 """Reading the log for a caller: the archive by its indexes, then what is not archived yet, by the same filters."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from events.administration import TOKEN
 from events.errors import UnavailableError
 from events.ids import first_run_id
+from events.keyring import keyring_of
 from events.log import EventLog
 from events.mapper import decode_decision
 from events.model import Decision, Recorded
@@ -70,6 +71,7 @@ class Journal:
         self._call = call
         self._scope = scope
         self._log: EventLog = call.gateway.log
+        self._keyring = keyring_of(call.gateway.connection)
         self._reader = call.gateway.reader
 
     def shows(self, decision: Decision) -> bool:
@@ -121,7 +123,7 @@ class Journal:
         found = next((r for r in await self._tail() if r.decision.decision_id == decision_id), None)
         if found is None:  # after the tail: what is archived meanwhile is in one of them
             row = await journal.by_id(self._reader, self._scope, decision_id)
-            found = None if row is None else _recorded(row)
+            found = None if row is None else (await self._opened([row]))[0]
         return found if found is not None and self.shows(found.decision) else None
 
     async def caused_by(self, decision_ids: list[str], limit: int) -> list[Recorded]:
@@ -141,8 +143,8 @@ class Journal:
             rows = await journal.decisions(
                 self._reader, self._scope, "oldest_first", wanted.columns, after, head + 1, PAGE_DECISIONS
             )
-            for row in rows:
-                yield _recorded(row)
+            for recorded in await self._opened(rows):
+                yield recorded
             after = rows[-1]["position"] if len(rows) == PAGE_DECISIONS else head
         async for recorded in self._log.read(after, self._subjects):
             yield recorded
@@ -157,8 +159,8 @@ class Journal:
             rows = await journal.decisions(
                 self._reader, self._scope, "newest_first", wanted.columns, 0, before, PAGE_DECISIONS
             )
-            for row in rows:
-                yield _recorded(row)
+            for recorded in await self._opened(rows):
+                yield recorded
             if len(rows) < PAGE_DECISIONS:
                 return
             before = rows[-1]["position"]
@@ -173,6 +175,7 @@ class Journal:
             raise UnavailableError(f"The archive is at position {head}, too far behind the log for this; ask again.")
         return found
 
-
-def _recorded(row: Row) -> Recorded:
-    return Recorded(row["position"], decode_decision(row["subject"], row["body"]))
+    async def _opened(self, rows: Sequence[Row]) -> list[Recorded]:
+        """Decisions of the archive, with the keys that they need."""
+        await self._keyring.load((row["subject"], row["body"]) for row in rows)
+        return [Recorded(row["position"], decode_decision(row["subject"], row["body"], self._keyring)) for row in rows]

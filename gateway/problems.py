@@ -74,6 +74,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     errors.LimitExceededError: Kind(429, "too-many-requests", "Too much for now", shows=("limit", "retry_after_s")),
     errors.UnavailableError: Kind(503, "unavailable", "Not available now", _RETRY),
     BehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
+    errors.ArchiveAlteredError: Kind(500, "archive-altered", "The history was altered", shows=("position",)),
     errors.DataEngineError: INTERNAL,
 }
 

@@ -116,6 +116,7 @@ def run_resource(row: Row) -> dict[str, Any]:
         "submission_id": row["submission_id"],
         "blueprint_id": row["blueprint_id"],
         "retry_of": row["retry_of"],
+        "verifies": row["verifies"],
         "status": row["status"],
         "steps": _steps(row),
         "input_rows": row["input_rows"],

@@ -19,11 +19,13 @@ from gateway.limits import Clock, Limiter
 from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
 from gateway.previews import Previews
+from gateway.proved import Proved
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
 from gateway.usage import TokenUsage
 from projections.database import create_pool
+from projections.queries.audit import proved_position
 from projections.queries.positions import projected_position
 from projections.queries.reader import Reader
 
@@ -40,6 +42,7 @@ class Gateway:
     open_runs: OpenRuns
     usage: TokenUsage
     signals: Signals
+    proved: Proved
     commands: CommandSender
     log: EventLog
     payloads: Payloads
@@ -57,7 +60,7 @@ async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> Asy
     try:
         async with await create_pool(settings) as pool:
             gateway = _assemble(settings, connection, Reader(pool), clock)
-            parts = (gateway.signals, gateway.authenticator.watch, gateway.usage)
+            parts = (gateway.signals, gateway.proved, gateway.authenticator.watch, gateway.usage)
             try:
                 await keyring.listen(connection)
                 for part in parts:
@@ -84,6 +87,7 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         open_runs=OpenRuns(reader, clock),
         usage=TokenUsage(reader),
         signals=signals,
+        proved=Proved(connection, lambda: proved_position(reader)),
         commands=commands,
         log=whole_log(connection, reader),
         payloads=Payloads(connection),

@@ -84,7 +84,7 @@ class Batch:
         return [
             recorded.decision.aggregate_id
             for recorded in self.decisions.get(RUN, ())
-            if recorded.decision.routing.startswith("end.")
+            if subjects.is_end(recorded.decision.routing)
         ]
 
     def holds(self, kinds: Iterable[str]) -> bool:

@@ -15,9 +15,11 @@ from events.payload import Payload
 from events.processing import (
     RUN,
     RunCancelled,
+    RunDiverged,
     RunFailed,
     RunStarted,
     RunSucceeded,
+    RunVerified,
     StepReused,
     StepScheduled,
     StepStarted,
@@ -184,6 +186,17 @@ def _succeeded(event: RunSucceeded, recorded: Recorded) -> Outcome:
     return _ended(recorded, "succeeded")._replace(output_rows=event.output_rows)
 
 
+def _verified(event: RunVerified, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "verified")._replace(output_rows=event.output_rows)
+
+
+def _diverged(event: RunDiverged, recorded: Recorded) -> Outcome:
+    message = f"The {event.differs} is not what was recorded: {event.expected} then, {event.found} now."
+    return _ended(recorded, "diverged")._replace(
+        error_step=event.step_index, error_code="diverged", error_message=storable(message)
+    )
+
+
 def _cancelled(_: RunCancelled, recorded: Recorded) -> Outcome:
     return _ended(recorded, "cancelled")
 
@@ -212,6 +225,8 @@ _RULES: dict[type[Event], Callable[[Any, Recorded], Outcome]] = {
     StepScheduled: _scheduled,
     StepStarted: _step_started,
     RunSucceeded: _succeeded,
+    RunVerified: _verified,
+    RunDiverged: _diverged,
     RunCancelled: _cancelled,
     RunFailed: _failed,
 }

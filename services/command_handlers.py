@@ -20,8 +20,10 @@ from events.keys import Owner
 from events.model import Event
 from events.processing import RUN, SubmissionCreated
 from services.blueprint_check import problems_of
+from services.creations import after, first, new_user
 from services.domain import administration as things
 from services.domain import run as runs
+from services.domain import verification
 from services.domain.administration import Thing
 from services.erasure import CompanyKeyKeeper
 from services.open_runs import OpenRuns
@@ -48,7 +50,7 @@ class CommandHandlers:
 
     async def create_org(self, command: cmd.CreateOrg) -> Accepted:
         """The org, its first admin and that admin's token."""
-        await self._create(command, admin.ORG, admin.OrgCreated(**_first(command), name=command.name))
+        await self._create(command, admin.ORG, admin.OrgCreated(**first(command), name=command.name))
         user = admin.UserCreated(
             originator_id=command.admin_user_id,
             originator_version=1,
@@ -74,7 +76,7 @@ class CommandHandlers:
         """A company of an org that exists."""
         await self._active(command, admin.ORG, command.org_id)
         await self._keys.make(Owner(command.org_id, command.aggregate_id))
-        event = admin.CompanyCreated(**_first(command), name=command.name)
+        event = admin.CompanyCreated(**first(command), name=command.name)
         return await self._create(command, admin.COMPANY, event, company_id=command.aggregate_id)
 
     async def erase_company(self, command: cmd.EraseCompany) -> Accepted:
@@ -92,17 +94,17 @@ class CommandHandlers:
     async def create_user(self, command: cmd.CreateUser) -> Accepted:
         """A user of the whole org, or of a company that exists."""
         await self._company_exists(command, command.company_id)
-        return await self._create(command, admin.USER, _user(command), company_id=command.company_id)
+        return await self._create(command, admin.USER, new_user(command), company_id=command.company_id)
 
     async def invite_user(self, command: cmd.InviteUser) -> Accepted:
         """A user, and the invitation by which a session becomes it."""
         await self._company_exists(command, command.company_id)
         invited = admin.UserInvited(
-            **_first(command),
+            **first(command),
             invitation_id=command.invitation_id,
             expires_at=datetime.now(UTC) + timedelta(seconds=command.expires_in_s),
         )
-        return await self._create(command, admin.USER, _user(command), invited, company_id=command.company_id)
+        return await self._create(command, admin.USER, new_user(command), invited, company_id=command.company_id)
 
     async def accept_invitation(self, command: cmd.AcceptInvitation) -> Accepted:
         """The invited user is whoever holds this session."""
@@ -132,14 +134,14 @@ class CommandHandlers:
         except RejectedError as error:
             return await self._first_answer(command, admin.TOKEN, error)
         event = admin.TokenCreated(
-            **_first(command),
+            **first(command),
             name=command.name,
             user_id=command.user_id,
             hint=command.hint,
             secret_id=command.secret_id,
             role=role,
             company_id=company_id,
-            expires_at=_after(command.expires_in_s),
+            expires_at=after(command.expires_in_s),
         )
         return await self._create(command, admin.TOKEN, event, company_id=company_id)
 
@@ -161,7 +163,7 @@ class CommandHandlers:
                 command, admin.BLUEPRINT, InvalidInputError("The blueprint's steps are not valid.", problems)
             )
         event = admin.BlueprintCreated(
-            **_first(command), name=command.name, description=command.description, steps=command.steps
+            **first(command), name=command.name, description=command.description, steps=command.steps
         )
         return await self._create(command, admin.BLUEPRINT, event)
 
@@ -247,6 +249,16 @@ class CommandHandlers:
             return await self._first_answer(command, RUN, error)
         return await self._create_run(command, started, state.company_id, state.submission_id)
 
+    async def verify_run(self, command: cmd.VerifyRun) -> Accepted:
+        """A run that executes another one's steps again, and compares."""
+        try:
+            history = await self._log.history(command.org_id, RUN, command.run_id)
+            started = verification.start(command.run_id, history, command.aggregate_id)
+            state = runs.fold(command.aggregate_id, started)
+        except RejectedError as error:
+            return await self._first_answer(command, RUN, error)
+        return await self._create_run(command, started, state.company_id, state.submission_id)
+
     async def cancel_run(self, command: cmd.CancelRun) -> Accepted:
         """Stop a run; its pending steps are skipped."""
         for _ in range(CONFLICT_ATTEMPTS):
@@ -261,7 +273,10 @@ class CommandHandlers:
             events = runs.cancel(state, command.reason)
             if not events:
                 return Accepted(position=history[-1].position)
-            decision = decision_of(command, RUN, events, runs.routing(events), state.company_id, state.submission_id)
+            decision = decision_of(
+                command, RUN, events, runs.routing(events, verifies=state.verifies is not None), state.company_id,
+                state.submission_id,
+            )  # fmt: skip
             try:
                 return accepted(await self._log.append(decision))
             except VersionConflictError:
@@ -353,22 +368,3 @@ class CommandHandlers:
 
 
 _HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()}
-
-
-def _first(command: Command) -> dict[str, Any]:
-    return {"originator_id": command.aggregate_id, "originator_version": 1}
-
-
-def _user(command: cmd.CreateUser | cmd.InviteUser) -> admin.UserCreated:
-    return admin.UserCreated(
-        **_first(command),
-        email=command.email,
-        name=command.name,
-        role=command.role,
-        company_id=command.company_id,
-        identity=None,
-    )
-
-
-def _after(seconds: int | None) -> datetime | None:
-    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)

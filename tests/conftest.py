@@ -100,6 +100,7 @@ def system_settings(settings: Settings) -> Settings:
         "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
         "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),
         "master_keys": SecretStr(SYSTEM_MASTER_KEYS),
+        "audit_key": SecretStr(embedded.new_key()),
     }
     return settings.model_copy(update=changes | secrets)
 

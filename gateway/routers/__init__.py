@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from gateway.routers import (
+    audit,
     blueprints,
     companies,
     entity_sets,
@@ -17,6 +18,7 @@ from gateway.routers import (
     submissions,
     tokens,
     users,
+    verification,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -26,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     step_results.router,
     events.router,
     event_streams.router,
+    audit.router,
     blueprints.router,
     preview.router,
     steps.router,
@@ -34,4 +37,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     users.router,
     tokens.router,
     orgs.router,
+    verification.router,
 )

@@ -112,7 +112,7 @@ async def erase(body: EraseCompany, call: Authenticated) -> Response:
     scope = await call.caught_up((await call.gateway.log.state()).last_position)
     answers.found(await administration.company(call.gateway.reader, scope, body.company_id), "company", body.company_id)
     only = answers.narrowed(call, scope, body.company_id)
-    if await work.runs(call.gateway.reader, only, cursors.before(None), 1, None, None, "running"):
+    if await work.runs(call.gateway.reader, only, cursors.before(None), 1, None, None, "running", True):
         raise StateConflictError(
             "Runs of the company are open; cancel them, or wait for their end (runs/list, status running).",
             code="runs_open",

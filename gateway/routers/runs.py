@@ -34,7 +34,7 @@ from gateway.run_view import RunKey, output_reference, run_resource, wait_until_
 from gateway.visibility import must_see
 from projections.queries import work
 
-Status = Literal["running", "succeeded", "failed", "cancelled"]
+Status = Literal["running", "succeeded", "failed", "cancelled", "verified", "diverged"]
 
 RUN_EXAMPLE: dict[str, Any] = {
     "run_id": OTHER_ID_EXAMPLE,
@@ -42,6 +42,7 @@ RUN_EXAMPLE: dict[str, Any] = {
     "submission_id": ID_EXAMPLE,
     "blueprint_id": ID_EXAMPLE,
     "retry_of": None,
+    "verifies": None,
     "status": "succeeded",
     "steps": [{"index": 0, "key": "extract_domain", "status": "succeeded", "attempt": 1, "progress": None}],
     "input_rows": 1,
@@ -99,6 +100,7 @@ class Run(BaseModel):
     submission_id: Id
     blueprint_id: Id
     retry_of: Id | None
+    verifies: Annotated[Id | None, Field(description="The run that this one executes again (audit/verify_run).")]
     status: Status
     steps: list[StepOfRun]
     input_rows: Annotated[int | None, Field(description="Records that it began with; null while nobody knows.")]
@@ -150,6 +152,7 @@ class ListRuns(PageQuery):
     submission_id: Id | None = None
     blueprint_id: Id | None = None
     status: Status | None = None
+    include_verifications: Annotated[bool, Field(description="Also runs that verify others; no results.")] = False
 
 
 class CancelRun(BaseModel):
@@ -223,6 +226,7 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
         body.submission_id,
         body.blueprint_id,
         body.status,
+        body.include_verifications,
     )
     return answers.page(rows, body.limit, lambda row: Run(**run_resource(row)))
 

@@ -59,8 +59,10 @@ class HeadMovedError(Exception):
     """The head of the archive is not where it was believed to be: another archiver runs, or a restoration did."""
 
 
-async def run_archiver(settings: Settings, connection: Client, stop: asyncio.Event) -> None:
-    """Archive until `stop` is set; trouble with Postgres or NATS is waited out.
+async def run_archiver(
+    settings: Settings, connection: Client, stop: asyncio.Event, *, archived: Callable[[], None] = lambda: None
+) -> None:
+    """Archive until `stop` is set; trouble with Postgres or NATS is waited out. `archived` is called at each commit.
 
     Raises LogRewoundError when the log is not the one that was archived, and ConfigurationError when the archive's
     tables are not there, or not for this login.
@@ -75,7 +77,7 @@ async def run_archiver(settings: Settings, connection: Client, stop: asyncio.Eve
             continue
         with rarer_collections():
             async with pool:
-                await Archiver(pool, connection).run(stop)
+                await Archiver(pool, connection, archived=archived).run(stop)
 
 
 class Archiver:
@@ -87,11 +89,13 @@ class Archiver:
         connection: Client,
         *,
         reached: Callable[[str], None] = lambda _point: None,
+        archived: Callable[[], None] = lambda: None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._reached = reached
+        self._archived = archived
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._head = ArchiveHead()
@@ -191,6 +195,7 @@ class Archiver:
         self._head, self._last_id = head, decision_id_of(messages[-1].body)
         metrics.ARCHIVER_BATCH.observe(len(messages))
         self._measure(messages[-1].pending)
+        self._archived()
         await self._publish()
 
     async def _ensure_partitions(self, position: int) -> None:

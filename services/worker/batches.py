@@ -59,6 +59,7 @@ class BatchStep:
     references: Mapping[str, Payload | None]
     tenant_key: bytes
     may_reuse: bool
+    memoise: bool = True
     learn: Learn | None = None
 
     @property
@@ -155,7 +156,7 @@ class BatchRunner:
             if entry is not None:
                 return ChunkDone.of(entry)
             done = await execute(call, "rows", chunk, None)
-            if isinstance(done, ChunkDone):
+            if isinstance(done, ChunkDone) and due.memoise:
                 await self._memo.keep(due.org_id, due.company_id, key, done.plain())
             return done
 

@@ -42,10 +42,13 @@ def is_entity_set(reference: str) -> bool:
     return reference.startswith(PREFIX)
 
 
-async def known_set(log: EventLog, org_id: str, company_id: str, reference: str) -> EntitySetState:
-    """The set that a reference names, as it is now. Raises UnavailableError."""
+async def known_set(
+    log: EventLog, org_id: str, company_id: str, reference: str, version: int | None = None
+) -> EntitySetState:
+    """The set that a reference names, as it is now, or as it was at a version. Raises UnavailableError."""
     set_id = entity_set_id(company_id, reference.removeprefix(PREFIX))
-    return entities.fold(set_id, events_of(await log.history(org_id, ENTITIES, set_id)))
+    events = events_of(await log.history(org_id, ENTITIES, set_id))
+    return entities.fold(set_id, (e for e in events if version is None or e.originator_version <= version))
 
 
 def learning_of(

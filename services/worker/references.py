@@ -24,16 +24,19 @@ class References:
     sets: dict[str, EntitySetState]
 
 
-async def references_of(log: EventLog, org_id: str, company_id: str, names: Sequence[str]) -> References:
+async def references_of(
+    log: EventLog, org_id: str, company_id: str, names: Sequence[str], entities_version: int | None = None
+) -> References:
     """What these names stand for: the output of the company's run of that id, or its entity set (`entities:<name>`).
 
+    With `entities_version` the set is taken as it was then (0: before there was one).
     Raises StepError `unknown_run`, UnavailableError. A run of another company is no more known than one that does not
     exist.
     """
     found = References({}, {})
     for name in dict.fromkeys(names):
         if is_entity_set(name):
-            found.sets[name] = await known_set(log, org_id, company_id, name)
+            found.sets[name] = await known_set(log, org_id, company_id, name, entities_version)
             found.payloads[name] = found.sets[name].snapshot
         else:
             found.payloads[name] = await _output_of(log, org_id, company_id, name)

@@ -99,6 +99,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "/v1/runs/cancel": (by("run_id", fresh="run_id"),),
     "/v1/runs/retry": (by("run_id", "failed_run_id", ok=201),),
+    "/v1/audit/verify_run": (by("run_id", ok=201),),
+    "/v1/audit/verification": (by("verification_run_id", "verification_id"),),
     "/v1/step_results/list": (by("run_id"),),
     "/v1/step_results/get": (by("run_id", step_index=0),),
     "/v1/results/get": (by("run_id"), by("run_id", kind="input"), by("run_id", step_index=0, kind="rejects")),
@@ -109,6 +111,15 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/events/stream": (by("run_id"), by("submission_id")),
     "/v1/events/trace": (by("position"),),
     "/v1/events/list": (by("run_id"), by("submission_id"), by("run_id", after_position=1, limit=1)),
+    "/v1/audit/checkpoint": (nothing(),),
+    "/v1/audit/inclusion": (by("run_id"), by("submission_id", limit=1)),
+    "/v1/audit/consistency": (nothing(from_size=1),),
+    "/v1/audit/export": (
+        by("run_id"),
+        by("submission_id", gzip=True),
+        by("company_id"),
+        by("company_id", to_position=9),
+    ),
     "/v1/steps/list": (nothing(),),
     "/v1/steps/get": (nothing(key="test_count"),),
     "/v1/blueprints/create": (nothing(201, name="b", steps=STEPS),),
@@ -317,6 +328,7 @@ async def test_members_of_an_org_that_does_not_let_them_work(client: httpx.Async
         "runs/create": {"submission_id": made["submission_id"]},
         "runs/cancel": {"run_id": made["run_id"]},
         "runs/retry": {"run_id": made["run_id"]},
+        "audit/verify_run": {"run_id": made["run_id"]},
         "blueprints/preview": {"submission_id": made["submission_id"], "steps": STEPS},
     }
     assert work.keys() == {path.removeprefix("/v1/") for path, rule in ENDPOINTS.items() if rule.work}

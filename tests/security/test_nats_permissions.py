@@ -237,6 +237,13 @@ async def test_only_the_projector_signals(user, name):
     assert "permissions violation" in await attacker.refusal()
 
 
+@pytest.mark.parametrize("name", [name for name in USERS if name != "archiver"])
+async def test_only_the_archiver_tells_what_is_proved(user, name):
+    attacker = await user(name)
+    await attacker.nc.publish("signals.proved", b'{"position": 9007199254740991}')
+    assert "permissions violation" in await attacker.refusal()
+
+
 @pytest.mark.parametrize("name", USERS)
 async def test_nobody_listens_to_what_others_are_answered(user, name):
     attacker = await user(name)
