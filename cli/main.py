@@ -16,7 +16,8 @@ from cli.key_commands import keys_app
 from cli.log_commands import log_app
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
-from cli.shell import AsJson, api, guarded, own_credentials, run, running_settings
+from cli.replay_command import events_app, replay
+from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
 from cli.work_commands import preview
@@ -39,6 +40,8 @@ app.add_typer(log_app, name="log")
 app.add_typer(docs_app, name="docs")
 app.add_typer(audit_app, name="audit")
 app.command()(preview)
+app.add_typer(events_app, name="events")
+app.command("replay")(replay)
 
 
 @app.command()
@@ -156,36 +159,6 @@ def download(
         print_json(made)
     else:
         console.print(f"{made['file']}: {made['size_bytes']:,} bytes", soft_wrap=True)
-
-
-@app.command()
-def replay(
-    from_position: Annotated[int, typer.Option("--from", min=0, help="From after this position.")] = 0,
-    submission: Annotated[str | None, typer.Option(help="Of a submission and its runs.")] = None,
-    run_id: Annotated[str | None, typer.Option("--run", help="Of a run.")] = None,
-    company: Annotated[str | None, typer.Option(help="Of a company.")] = None,
-    user: Annotated[str | None, typer.Option(help="Decided by a user.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Of a kind of thing: run, company, …")] = None,
-    topic: Annotated[str | None, typer.Option(help="With an event of this topic: run.failed, …")] = None,
-    since: Annotated[str | None, typer.Option(help="Decided at this time or later (RFC 3339).")] = None,
-    until: Annotated[str | None, typer.Option(help="Decided before this time (RFC 3339).")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Stay, and print what comes; Ctrl-C ends it.")] = False,
-    form: Annotated[str, typer.Option("--as", help="table, json or cloudevents; the last two one a line.")] = "table",
-) -> None:
-    """Print the org's log again, from any position."""
-    from cli.replay import FORMS, replay
-
-    if form not in FORMS:
-        raise typer.BadParameter(f"--as is one of {', '.join(FORMS)}")
-    given = {
-        "after_position": from_position, "submission_id": submission, "run_id": run_id, "company_id": company,
-        "user_id": user, "kind": kind, "topic": topic, "since": since, "until": until,
-    }  # fmt: skip
-    filters = {name: value for name, value in given.items() if value is not None}
-    try:
-        guarded(lambda: replay(api(), own_credentials().org_id, filters, FORMS[form], follow=follow))
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
 
 
 @org_app.command("create")

@@ -136,6 +136,7 @@ class TokenCreated(Event):
 
     TOPIC: ClassVar[str] = "token.created"
     class_version: ClassVar[int] = 2
+    SINCE: ClassVar[tuple[str, ...]] = ("0.1.0", "0.1.0")
     name: str
     user_id: str
     hint: str

@@ -35,16 +35,16 @@ WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3
 READ_OF_ORG = READ.replace("ORDER BY", "AND org_id = $4::text::uuid ORDER BY")
 # By the index on the aggregate; the subject says the rest exactly, also for the platform's, which have no org's uuid.
 HISTORY = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND starts_with(subject, $2) ORDER BY version, position
 """
 # Of all aggregates of a kind that belong to the platform: there are few.
 HISTORIES = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE org_id IS NULL AND kind = $1 AND starts_with(subject, $2) ORDER BY position
 """
 HOLDER = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND version = $2 AND starts_with(subject, $3) ORDER BY position LIMIT 1
 """
 FROM = "SELECT position, recorded_at FROM data_engine.event_log WHERE position >= $1 ORDER BY position LIMIT 1"
@@ -132,7 +132,10 @@ class Archive:
 
     async def _decoded(self, rows: Sequence[Any]) -> list[Recorded]:
         await self._keyring.load((row["subject"], row["body"]) for row in rows)
-        return [Recorded(row["position"], decode_decision(row["subject"], row["body"], self._keyring)) for row in rows]
+        return [
+            Recorded(row["position"], decode_decision(row["subject"], row["body"], self._keyring), row["recorded_at"])
+            for row in rows
+        ]
 
     async def _fetch(self, sql: str, *arguments: Any) -> list[Any]:
         try:

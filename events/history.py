@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from events.archive import PAGE_ROWS, Archive, Archived
 from events.context import PLATFORM_ORG
 from events.errors import PoisonedMessageError, UnavailableError
+from events.keyring import Keyring
 from events.log import PAGE_MESSAGES, Appended, EventLog, appended_before
 from events.mapper import decode_decision
 from events.model import Decision, Recorded
@@ -88,7 +89,7 @@ class WholeLog(EventLog):
                 asked = min(PAGE_ROWS, remaining)
                 stored = await archive.read(after, trimmed_to, asked, org_id=org_id)
                 await self._keyring.load((message.subject, message.body) for message in stored)
-                page = [self._decoded(message) for message in stored]
+                page = [decoded(message, self._keyring) for message in stored]
                 after = trimmed_to if len(page) < asked else page[-1].position
             else:
                 asked = min(PAGE_MESSAGES, remaining)
@@ -130,13 +131,6 @@ class WholeLog(EventLog):
             )
         return (await self._open_archive(org_id)).with_keys(self._keyring)
 
-    def _decoded(self, message: Archived) -> Recorded:
-        try:
-            return Recorded(message.position, decode_decision(message.subject, message.body, self._keyring))
-        except PoisonedMessageError as error:
-            position = message.position
-            raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
-
     def _remember(self, key: _Key, position: int) -> None:
         self._seen[key] = position
         self._seen.move_to_end(key)
@@ -152,3 +146,12 @@ def _org_of(subject_filter: str) -> str | None:
     if rest != ">" or org_id in ("*", PLATFORM_ORG):
         raise ValueError(f"the whole log is read by org, and not by {subject_filter!r}")
     return org_id
+
+
+def decoded(message: Archived, keyring: Keyring) -> Recorded:
+    """The decision that a message is; its key is at hand (`Keyring.load`). Raises PoisonedMessageError."""
+    position = message.position
+    try:
+        return Recorded(position, decode_decision(message.subject, message.body, keyring), message.recorded_at)
+    except PoisonedMessageError as error:
+        raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error

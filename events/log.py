@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -157,6 +158,11 @@ class EventLog:
         found = await self._get_many({"seq": position, "batch": 1})
         return found[0] if found and found[0].position == position else None
 
+    async def first_since(self, time: datetime) -> int | None:
+        """The first position that was recorded at or after a time (with a zone), of what the log has; None for none."""
+        found = await self._get_many({"start_time": time.isoformat(), "next_by_subj": "events.>", "batch": 1})
+        return found[0].position if found else None
+
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """All decisions of one aggregate, by version. Empty when there is none."""
         subject_filter = subjects.history(org_id, kind, aggregate_id)
@@ -263,6 +269,7 @@ class _Stored:
     position: int
     subject: str
     body: bytes
+    recorded_at: datetime | None
 
 
 def _from_direct(message: Msg) -> _Stored | None:
@@ -275,15 +282,21 @@ def _from_direct(message: Msg) -> _Stored | None:
         raise _TooManySubjectsError
     if status is not None:
         raise UnavailableError(f"The event log answered {status} {headers.get('Description', '')}.")
-    return _Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+    recorded_at = _time(headers.get("Nats-Time-Stamp"))
+    return _Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data, recorded_at)
 
 
 def _decoded(stored: _Stored, keyring: Keyring) -> Recorded:
     position = stored.position
     try:
-        return Recorded(position, decode_decision(stored.subject, stored.body, keyring))
+        return Recorded(position, decode_decision(stored.subject, stored.body, keyring), stored.recorded_at)
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+
+def _time(stamp: str | None) -> datetime | None:
+    """The stream's time, with its nanoseconds cut to microseconds."""
+    return None if stamp is None else datetime.fromisoformat(stamp)
 
 
 def appended_before(decision: Decision, holder: Recorded | None) -> Appended:

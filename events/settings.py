@@ -69,10 +69,10 @@ class Settings(BaseSettings):
     """As long a file may be that is uploaded, as it comes: compressed, if it is."""
     uploads_per_org_max: Annotated[int, Field(ge=1)] = 4
     """Files of one org that a gateway process takes at the same time."""
-    streams_per_org_max: Annotated[int, Field(ge=1)] = 32
-    """`events/stream` of one org that a gateway process serves at the same time."""
     previews_per_org_max: Annotated[int, Field(ge=1)] = 2
     """Previews of one org that a gateway process waits for at the same time."""
+    streams_per_org_max: Annotated[int, Field(ge=1)] = 8
+    """Streams of the log (`events/stream`) of one org that a gateway process serves at the same time."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
     """The longest `wait_s` of runs/get."""
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0

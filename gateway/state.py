@@ -23,6 +23,7 @@ from gateway.proved import Proved
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
+from gateway.streams import Streams
 from gateway.usage import TokenUsage
 from projections.database import create_pool
 from projections.queries.audit import proved_position
@@ -48,8 +49,8 @@ class Gateway:
     payloads: Payloads
     runs: RunLoader
     uploads: AtOnce
-    streams: AtOnce
     previews: Previews
+    streams: Streams
 
 
 @asynccontextmanager
@@ -93,6 +94,6 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         payloads=Payloads(connection),
         runs=RunLoader(reader),
         uploads=AtOnce("uploads", settings.uploads_per_org_max),
-        streams=AtOnce("streams", settings.streams_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
+        streams=Streams(settings.streams_per_org_max),
     )

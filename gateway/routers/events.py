@@ -1,8 +1,8 @@
 """The log itself, as a tenant may see it: who decided what, when, and in which order."""
 
 import asyncio
-from datetime import datetime
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -15,18 +15,22 @@ from events.payload import Payload
 from events.processing import RUN, SUBMISSION
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
-from gateway.journal import Journal, Wanted
+from gateway.cursors import POSITION_MAX
+from gateway.history import LogView, Part, hidden_from
 from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
+from gateway.moment import time_of
 from gateway.problems import invalid
 from gateway.visibility import must_see
 from projections.queries import work
-from projections.queries.journal import Order
+from projections.queries.history import Filters
 from projections.queries.reader import Scope
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500
 RUNS_MAX = 100
 READS_AT_ONCE = 16
-_END = 2**63 - 1
+KIND = r"^[a-z][a-z_]{0,62}$"
+TOPIC = r"^[a-z][a-z_]{0,62}\.[a-z][a-z_]{0,62}$"
+TOPICS_MAX = 50
 
 router = APIRouter(prefix="/v1/events", tags=["events"], route_class=CallRoute)
 
@@ -44,13 +48,14 @@ class EventData(BaseModel):
 DECISION_EXAMPLE: dict[str, Any] = {
     "position": 7,
     "at": TIME_EXAMPLE,
+    "recorded_at": TIME_EXAMPLE,
     "kind": "company",
     "id": OTHER_ID_EXAMPLE,
     "version": 1,
     "company_id": OTHER_ID_EXAMPLE,
     "decision_id": ID_EXAMPLE,
-    "causation_id": None,
     "actor": {"method": "api_token", "user_id": ID_EXAMPLE, "token_id": ID_EXAMPLE, "role": "org_admin"},
+    "causation_id": ID_EXAMPLE,
     "correlation_id": None,
     "request_id": ID_EXAMPLE,
     "events": [{"topic": "company.created", "class_version": 1, "data": {"name": "Globex"}}],
@@ -64,115 +69,115 @@ class Decision(BaseModel):
 
     position: Position
     at: Timestamp
+    recorded_at: Annotated[Timestamp | None, Field(description="The log's own time.")]
     kind: str
     id: str
     version: int
     company_id: str | None
     decision_id: str
-    causation_id: Annotated[str | None, Field(description="The decision that caused this one: its decision_id.")]
     actor: Actor
-    correlation_id: str | None
+    causation_id: Annotated[str | None, Field(description="The command or the decision that caused it.")]
+    correlation_id: Annotated[str | None, Field(description="The submission that it belongs to.")]
     request_id: str | None
     events: list[EventData]
 
 
-class Filters(Query):
-    """Which decisions: of one thing, and among them those that fit all that is said."""
+class Wanted(BaseModel):
+    """Which decisions: those that every filter lets through. What the caller may not see is never among them."""
 
-    submission_id: Annotated[Id | None, Field(description="Of the submission and its runs.")] = None
+    model_config = example(kind="run", topics=["run.failed"])
+
+    submission_id: Id | None = None
     run_id: Id | None = None
     company_id: Id | None = None
-    user_id: Annotated[Id | None, Field(description="Decided by this user.")] = None
-    kind: Annotated[
-        str | None, Field(pattern=r"^[a-z_]{1,64}$", description="Of this kind of thing: run, company, user, …")
+    user_id: Annotated[Id | None, Field(description="Who decided.")] = None
+    kind: Annotated[str | None, Field(pattern=KIND, description="run, company, user, token, blueprint, …")] = None
+    topics: Annotated[
+        list[Annotated[str, Field(pattern=TOPIC)]] | None,
+        Field(min_length=1, max_length=TOPICS_MAX, description="Decisions with an event of one of these topics."),
     ] = None
-    topic: Annotated[
-        str | None, Field(pattern=r"^[a-z_.]{1,64}$", description="With an event of this topic: run.failed, …")
-    ] = None
-    since: Annotated[datetime | None, Field(strict=False, description="Decided at this time or later.")] = None
-    until: Annotated[datetime | None, Field(strict=False, description="Decided before this time.")] = None
+    recorded_from: Annotated[str | None, Field(max_length=40, description="RFC 3339; recorded then or later.")] = None
+    recorded_until: Annotated[str | None, Field(max_length=40, description="RFC 3339; recorded before.")] = None
     after_position: Position = 0
+    before_position: Position | None = None
 
 
-class ListEvents(Filters):
-    """Which part of the log, and in which order."""
+class ListEvents(Wanted, Query):
+    """Which part of the log: of a submission with its runs, of one run, or all that the caller may see."""
 
     model_config = example(submission_id=ID_EXAMPLE, after_position=0)
 
-    order: Order = "oldest_first"
-    before_position: Annotated[Position | None, Field(description="With `newest_first`: from below this one.")] = None
+    order: Annotated[Literal["asc", "desc"], Field(description="asc: oldest first; desc: newest first.")] = "asc"
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
 
 
 class Decisions(BaseModel):
-    """Decisions by position. Go on with `after_position: next_after_position`, or newest first with `before_position:
-    next_before_position`, until that is null. A page may be empty and not the last."""
+    """Decisions by position. Go on with `after_position: next_after_position` until that is null; newest first, with
+    `before_position: next_before_position`, which only such an answer has.
+    """
 
-    model_config = shown(items=[DECISION_EXAMPLE], next_after_position=7, next_before_position=None)
+    model_config = shown(items=[DECISION_EXAMPLE], next_after_position=7)
 
     items: list[Decision]
-    next_after_position: Position | None
-    next_before_position: Position | None
+    next_after_position: Position | None = None
+    next_before_position: Position | None = None
 
 
 @router.post("/list", response_model=Decisions)
 async def list_(body: ListEvents, call: Authenticated) -> Response:
-    """The log's decisions, in its order or from its end."""
-    newest_first = body.order == "newest_first"
-    if body.before_position is not None and not newest_first:
-        raise invalid("/before_position", "This goes with order newest_first; oldest_first takes after_position.")
-    if body.after_position and newest_first:
-        raise invalid("/after_position", "This goes with order oldest_first; newest_first takes before_position.")
-    scope = await checked(body, call)
-    wanted, journal = wanted_of(body), Journal(call, scope)
-    following: int | None
-    if body.submission_id is not None or body.run_id is not None:
-        found, following = await _of_thing(call, scope, body)
-        found = [recorded for recorded in found if wanted.holds(recorded.decision)]
-    elif newest_first:
-        found, following = await journal.page_back(wanted, body.before_position, body.limit)
+    """The log's decisions, in its order or newest first."""
+    scope = await call.caught_up(body.min_position)
+    scope, filters = await selection(call, scope, body)
+    after, before = body.after_position, POSITION_MAX if body.before_position is None else body.before_position
+    if body.run_id is not None or (body.submission_id is not None and body.order == "asc"):
+        part = _cut(await _of_runs(call, scope, body), body, filters, scope.company_id)
+    elif body.order == "asc":
+        part = await LogView(call, scope, filters).forward(after, before, body.limit)
     else:
-        found, following = await journal.page(wanted, body.after_position, body.limit)
-    return answers.json_response(
-        {
-            "items": [item_of(recorded) for recorded in found],
-            "next_after_position": None if newest_first else following,
-            "next_before_position": following if newest_first else None,
-        }
-    )
+        await must_exist(call, body)
+        part = await LogView(call, scope, filters).backward(after, before, body.limit)
+    following = "next_after_position" if body.order == "asc" else "next_before_position"
+    return answers.json_response({"items": [shown_decision(one) for one in part.found], following: part.following})
 
 
-async def checked(body: Filters, call: Call) -> Scope:
-    """The scope of a call, which may name what it names. Raises InvalidInputError, NotFoundError."""
+async def selection(call: Call, scope: Scope, body: Wanted) -> tuple[Scope, Filters]:
+    """What is asked for, within what the caller may see. Raises InvalidInputError, NotFoundError."""
     if body.submission_id is not None and body.run_id is not None:
         raise invalid("/run_id", "Give a submission_id or a run_id, not both.")
-    for name in ("since", "until"):
-        time: datetime | None = getattr(body, name)
-        if time is not None and time.tzinfo is None:
-            raise invalid(f"/{name}", "Give a time with its zone, 2026-05-01T12:00:00Z for instance.")
-    scope = answers.narrowed(call, await call.caught_up(body.min_position), body.company_id)
+    scope = answers.narrowed(call, scope, body.company_id)
     if body.submission_id is not None:
         await must_see(call, SUBMISSION, body.submission_id)
     if body.run_id is not None:
         await must_see(call, RUN, body.run_id)
-    return scope
-
-
-def wanted_of(body: Filters) -> Wanted:
-    """The filters, as what every decision tells for itself."""
-    return Wanted(
-        body.company_id, body.user_id, body.kind, body.topic, body.run_id, body.submission_id, body.since, body.until
+    return scope, Filters(
+        submission_id=body.submission_id,
+        run_id=body.run_id,
+        user_id=body.user_id,
+        kind=body.kind,
+        topics=None if body.topics is None else frozenset(body.topics),
+        recorded_from=None if body.recorded_from is None else time_of(body.recorded_from, "/recorded_from"),
+        recorded_until=None if body.recorded_until is None else time_of(body.recorded_until, "/recorded_until"),
+        hidden=hidden_from(call),
     )
 
 
-async def _of_thing(call: Call, scope: Scope, body: ListEvents) -> tuple[list[Recorded], int | None]:
-    """The decisions of a run, or of a submission with its runs; the position where to go on."""
-    if body.run_id is not None:
-        history = await call.gateway.log.history(call.org_id, RUN, body.run_id)
-        answers.found_any(history, "run", body.run_id)
-        return _cut(history, body, None)
-    assert body.submission_id is not None
-    return await _of_submission(call, scope, body, body.submission_id)
+async def must_exist(call: Call, body: Wanted) -> None:
+    """Raises NotFoundError when the run or the submission that is named is none of the org's."""
+    for what, thing_id in ((RUN, body.run_id), (SUBMISSION, body.submission_id)):
+        if thing_id is not None:
+            run_id = thing_id if what == RUN else first_run_id(thing_id)
+            first = await call.gateway.log.holder(call.org_id, RUN, run_id, 1)
+            answers.found_any([] if first is None else [first], what, thing_id)
+
+
+async def _of_runs(call: Call, scope: Scope, body: ListEvents) -> tuple[list[Recorded], int | None]:
+    """The decisions of a run, or of a submission's runs; and before which position that is all, if it is not."""
+    if body.submission_id is not None:
+        return await _of_submission(call, scope, body, body.submission_id)
+    assert body.run_id is not None
+    history = await call.gateway.log.history(call.org_id, RUN, body.run_id)
+    answers.found_any(history, "run", body.run_id)
+    return history, None
 
 
 async def _of_submission(
@@ -195,36 +200,50 @@ async def _of_submission(
     answers.found_any(own, "submission", submission_id)
     others = [row["run_id"] for row in runs[:RUNS_MAX] if row["run_id"] != first]
     of_runs = await asyncio.gather(*(history(RUN, run_id) for run_id in others))
-    return _cut([*own, *(recorded for part in of_runs for recorded in part)], body, before)
+    return [*own, *(recorded for part in of_runs for recorded in part)], before
 
 
-def _cut(found: list[Recorded], body: ListEvents, unread_from: int | None) -> tuple[list[Recorded], int | None]:
-    """A page of these by position, and where to go on, if there is more. `unread_from`: where more would be found."""
-    end = min(body.before_position or _END, unread_from or _END)
-    newest_first = body.order == "newest_first"
+def _cut(
+    histories: tuple[list[Recorded], int | None], body: ListEvents, filters: Filters, company_id: str | None
+) -> Part:
+    """The page that is asked for of whole histories, which are complete up to `known_before`; and where to go on."""
+    histories_, known_before = histories
+    before = min(known_before or POSITION_MAX, body.before_position or POSITION_MAX)
     wanted = sorted(
-        (recorded for recorded in found if body.after_position < recorded.position < end),
+        (
+            one
+            for one in histories_
+            if body.after_position < one.position < before and _matches(one, filters, company_id)
+        ),
         key=lambda recorded: recorded.position,
-        reverse=newest_first,
+        reverse=body.order == "desc",
     )
     if len(wanted) > body.limit:
-        return wanted[: body.limit], wanted[body.limit - 1].position
-    return wanted, None if unread_from is None or newest_first else unread_from - 1
+        wanted = wanted[: body.limit]
+        return Part(wanted, wanted[-1].position, wanted[-1].position)
+    more = known_before is not None and body.order == "asc" and (body.before_position or POSITION_MAX) > known_before
+    return Part(wanted, known_before - 1 if more and known_before is not None else None, before)
 
 
-def item_of(recorded: Recorded) -> dict[str, Any]:
-    """The decision as clients see it."""
+def _matches(recorded: Recorded, filters: Filters, company_id: str | None) -> bool:
+    """The histories are those that were asked for, so that only the other filters remain."""
+    return replace(filters, submission_id=None, run_id=None).match(recorded, company_id)
+
+
+def shown_decision(recorded: Recorded) -> dict[str, Any]:
+    """A decision as clients see it, without the records that are inline."""
     decision = recorded.decision
     return {
         "position": recorded.position,
         "at": decision.at,
+        "recorded_at": recorded.recorded_at,
         "kind": decision.kind,
         "id": decision.aggregate_id,
         "version": decision.version,
         "company_id": decision.company_id,
         "decision_id": decision.decision_id,
-        "causation_id": decision.causation_id,
         "actor": decision.actor.model_dump(),
+        "causation_id": decision.causation_id,
         "correlation_id": decision.correlation_id,
         "request_id": decision.request_id,
         "events": [_event(event) for event in decision.events],

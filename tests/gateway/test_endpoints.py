@@ -229,6 +229,7 @@ OTHERS: list[tuple[str, Body]] = [
         "/v1/tokens/rotate", "/v1/tokens/revoke", "/v1/submissions/get", "/v1/runs/create", "/v1/runs/get",
         "/v1/runs/cancel",
         "/v1/runs/retry", "/v1/step_results/list", "/v1/step_results/get", "/v1/results/get", "/v1/events/list",
+        "/v1/events/stream",
         "/v1/results/download", "/v1/runs/diff", "/v1/blueprints/preview", "/v1/audit/verify_run",
         "/v1/audit/verification", "/v1/audit/inclusion", "/v1/audit/export",
     )

@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/runs/diff": (Case(lambda t, o: {"run_id": t.run_id, "before_run_id": t.run_id}),),
     "/v1/entity_sets/list": (by("company_id", lists=True),),
     "/v1/entity_sets/get": (by("set_id"), by("set_id", record_key="1")),
-    "/v1/events/stream": (by("run_id"), by("submission_id")),
+    "/v1/events/stream": (by("run_id"), by("submission_id", after_position=1)),
     "/v1/events/trace": (by("position"),),
     "/v1/events/list": (by("run_id"), by("submission_id"), by("run_id", after_position=1, limit=1)),
     "/v1/audit/checkpoint": (nothing(),),

@@ -3,13 +3,10 @@
 import asyncio
 import json
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
-from cli.api import Api
-from cli.replay import cloud_events, replay
 from events.archive import Archive
 from projections.database import create_pool
 from tests.system.client import Org
@@ -33,7 +30,9 @@ async def lines_of(org: Org, **body) -> list[dict]:
     response = await org.post("events/stream", body)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/x-ndjson"
-    return [json.loads(line) for line in response.text.splitlines()]
+    *lines, end = [json.loads(line) for line in response.text.splitlines()]
+    assert end["end"]
+    return lines
 
 
 @pytest.fixture(params=["archived", "as it comes"])
@@ -46,48 +45,6 @@ async def told(request, org, settings):
     return org, runs
 
 
-async def test_filters_narrow_what_is_listed(told):
-    org, (first, second) = told
-    everything = (await org.call("events/list", {"limit": 500}))["items"]
-    positions = [item["position"] for item in everything]
-    assert positions == sorted(positions)
-
-    async def listed(**body) -> list[dict]:
-        return (await org.call("events/list", body))["items"]
-
-    assert {item["id"] for item in await listed(run_id=first["run_id"])} == {first["run_id"]}
-    assert {item["id"] for item in await listed(submission_id=second["submission_id"])} == {second["run_id"]}
-    assert {item["kind"] for item in await listed(kind="run")} == {"run"}
-    by_company = await listed(company_id=org.company_id)
-    assert by_company
-    assert all(item["company_id"] == org.company_id for item in by_company)
-    succeeded = await listed(topic="run.succeeded")
-    assert [item["id"] for item in succeeded] == [first["run_id"], second["run_id"]]
-    user_id = next(item["actor"]["user_id"] for item in everything if item["kind"] == "blueprint")
-    by_user = await listed(user_id=user_id, kind="run")
-    assert [item["version"] for item in by_user] == [1, 1], "what the workers decided is nobody's"
-    middle = next(item["at"] for item in everything if item["id"] == second["run_id"])
-    assert {item["id"] for item in await listed(since=middle)} == {second["run_id"]}
-    assert second["run_id"] not in {item["id"] for item in await listed(until=middle)}
-    assert await listed(since=(datetime.now(UTC) + timedelta(days=1)).isoformat()) == []
-    assert (await org.post("events/list", {"since": "2026-01-01T00:00:00"})).status_code == 422
-
-
-async def test_from_the_end_page_by_page(told):
-    org, _ = told
-    forward = [item["position"] for item in (await org.call("events/list", {"limit": 500}))["items"]]
-    backward, body = [], {"order": "newest_first", "limit": 3}
-    while True:
-        page = await org.call("events/list", body)
-        backward += [item["position"] for item in page["items"]]
-        if page["next_before_position"] is None:
-            break
-        body["before_position"] = page["next_before_position"]
-    assert backward == forward[::-1]
-    assert (await org.post("events/list", {"before_position": 3})).status_code == 422
-    assert (await org.post("events/list", {"order": "newest_first", "after_position": 3})).status_code == 422
-
-
 async def test_a_stream_is_the_list_and_goes_on_from_any_position(told):
     org, (first, _) = told
     listed = (await org.call("events/list", {"limit": 500}))["items"]
@@ -95,7 +52,7 @@ async def test_a_stream_is_the_list_and_goes_on_from_any_position(told):
     assert streamed == listed
     assert await lines_of(org, after_position=streamed[2]["position"]) == listed[3:]
     assert await lines_of(org, run_id=first["run_id"]) == [item for item in listed if item["id"] == first["run_id"]]
-    assert await lines_of(org, topic="run.failed") == []
+    assert await lines_of(org, topics=["run.failed"]) == []
 
 
 async def test_following_gives_each_decision_once_as_it_comes(org, other_org):
@@ -132,8 +89,8 @@ async def test_a_follower_whose_token_is_revoked_is_cut_off(org):
         assert response.status_code == 200
         revoked = await org.call("tokens/revoke", {"token_id": made["token_id"]})
         assert revoked["in_force"]
-        with pytest.raises(httpx.RemoteProtocolError):
-            await response.aread()
+        lines = [json.loads(line) for line in (await response.aread()).splitlines()]
+    assert lines[-1]["problem"]["status"] == 401
 
 
 async def _user(org: Org) -> str:
@@ -163,12 +120,12 @@ async def test_a_decision_is_traced_to_its_cause_and_to_its_effects(told):
     history = (await org.call("events/list", {"run_id": first["run_id"]}))["items"]
     traced = await org.call("events/trace", {"position": history[0]["position"]})
     assert traced["causes"] == []
-    assert [effect["position"] for effect in traced["effects"]] == [item["position"] for item in history[1:]]
-    assert not traced["more_effects"]
+    assert [effect["position"] for effect in traced["caused"]] == [item["position"] for item in history[1:]]
+    assert traced["complete"]
     last = await org.call("events/trace", {"decision_id": history[-1]["decision_id"]})
     assert last["decision"] == history[-1]
     assert [cause["position"] for cause in last["causes"]] == [history[0]["position"]]
-    assert last["effects"] == []
+    assert last["caused"] == []
     assert (await org.post("events/trace", {})).status_code == 422
 
 
@@ -178,37 +135,3 @@ async def test_nobody_traces_what_is_anothers(told, other_org):
     foreign, nothing = [await other_org.post("events/trace", {"position": p}) for p in (position, 10**9)]
     assert foreign.status_code == nothing.status_code == 404
     assert foreign.json()["detail"] == nothing.json()["detail"]
-
-
-def test_a_decision_as_cloud_events():
-    decision = {
-        "position": 7, "decision_id": "d", "at": "2026-01-01T00:00:00Z", "kind": "run", "id": "r",
-        "correlation_id": "s", "causation_id": None,
-        "events": [
-            {"topic": "run.started", "class_version": 1, "data": {"a": 1}},
-            {"topic": "b", "class_version": 2, "data": {}},
-        ],
-    }  # fmt: skip
-    first, second = cloud_events("o", decision)
-    assert first == {
-        "specversion": "1.0", "id": "d/0", "source": "urn:data-engine-x:org:o", "type": "data-engine-x.run.started.v1",
-        "subject": "run/r", "time": "2026-01-01T00:00:00Z", "datacontenttype": "application/json", "sequence": "7",
-        "correlationid": "s", "data": {"a": 1},
-    }  # fmt: skip
-    assert (second["id"], second["type"]) == ("d/1", "data-engine-x.b.v2")
-
-
-async def test_dex_replay_prints_the_log(told, capsys):
-    org, (first, _) = told
-    api = Api(str(org.http.base_url).removesuffix("/v1/"), org.token)
-    filters = {"run_id": first["run_id"]}
-    shown = await asyncio.to_thread(replay, api, org.org_id, filters, "json", follow=False)
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert printed == await lines_of(org, **filters)
-    assert shown == len(printed)
-    await asyncio.to_thread(replay, api, org.org_id, filters, "cloudevents", follow=False)
-    types = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
-    assert types[-1] == "data-engine-x.run.succeeded.v1"
-    await asyncio.to_thread(replay, api, org.org_id, filters, "table", follow=False)
-    assert "run.succeeded" in capsys.readouterr().out
-    api.close()
