@@ -4,6 +4,7 @@ They listen on the loopback only, with secrets made at the first start. The port
 """
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import importlib.util
@@ -83,6 +84,7 @@ class EmbeddedConfig:
     nats_passwords: dict[str, str]
     database_passwords: dict[str, str]
     tenant_key: str
+    master_keys: str
     audit_key: str
 
     @property
@@ -336,6 +338,7 @@ def _new_secrets() -> dict[str, Any]:
         "nats_passwords": {name: new_password() for name in (*NATS_PROCESSES, REMOTE_WORKER)},
         "database_passwords": {name: new_password() for name in LOGINS},
         "tenant_key": new_password(),
+        "master_keys": f"embedded:{base64.b64encode(os.urandom(32)).decode()}",
         "audit_key": new_key(),
     }
 

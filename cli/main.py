@@ -12,6 +12,7 @@ from cli import credentials, database_roles, processes
 from cli.audit_commands import audit_app
 from cli.document_commands import docs_app
 from cli.embedded import REMOTE_WORKER
+from cli.key_commands import keys_app
 from cli.log_commands import log_app
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
@@ -34,6 +35,7 @@ app.add_typer(org_app, name="org")
 app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
+app.add_typer(keys_app, name="keys")
 app.add_typer(log_app, name="log")
 app.add_typer(docs_app, name="docs")
 app.add_typer(audit_app, name="audit")

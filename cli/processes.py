@@ -13,6 +13,7 @@ from events import metrics, tracing
 from events.connection import connect
 from events.errors import DataEngineError, UnavailableError
 from events.health import answer_health
+from events.keyring import use_keys, wrapper_of
 from events.logging import configure_logging, get_logger
 from events.settings import Settings
 from services.broker import build_broker
@@ -90,6 +91,7 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
     if not await _bound_by_row_security(settings, PROJECTOR, stop):
         return
     connection = await connect(settings.nats_servers, PROJECTOR)
+    use_keys(connection, wrapper_of(settings))
     try:
         await answer_health(connection, PROJECTOR)
         await run_projector(settings, connection, stop)

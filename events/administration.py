@@ -88,6 +88,12 @@ class CompanyCreated(Event):
     name: str
 
 
+class CompanyErased(Event):
+    """The company's key is to be destroyed: of all that was its, only sealed bytes stay. Never sealed itself."""
+
+    TOPIC: ClassVar[str] = "company.erased"
+
+
 class UserCreated(Event):
     """A user may act. `identity` is the subject of its sessions, None until one is linked (`user.identity_linked`)."""
 

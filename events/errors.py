@@ -5,6 +5,7 @@ DataEngineError
 │   ├── InvalidInputError    the input itself is wrong; `problems` lists every fault with its path
 │   ├── NotFoundError        no such thing, or not for this caller (the two are not told apart)
 │   ├── StateConflictError   the thing exists and its state forbids this
+│   ├── ErasedError          the company is erased, and whatever was its
 │   └── IdempotencyError     the Idempotency-Key was used before with another body
 ├── AccessError
 │   ├── AuthenticationError  nobody is known by these credentials
@@ -61,6 +62,12 @@ class StateConflictError(RejectedError):
     """The thing's present state forbids what was asked."""
 
     code = "state_conflict"
+
+
+class ErasedError(RejectedError):
+    """What was asked concerns a company that is erased."""
+
+    code = "erased"
 
 
 class IdempotencyError(RejectedError):
@@ -134,7 +141,8 @@ class ConfigurationError(DataEngineError):
 
 
 _REJECTIONS: dict[str, type[RejectedError]] = {
-    kind.__name__: kind for kind in (InvalidInputError, NotFoundError, StateConflictError, IdempotencyError)
+    kind.__name__: kind
+    for kind in (InvalidInputError, NotFoundError, StateConflictError, ErasedError, IdempotencyError)
 }
 
 

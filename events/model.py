@@ -44,7 +44,8 @@ class Decision:
     """1..n events of one aggregate, recorded as one message: atomic, one flush, one position (design rule 1).
 
     `routing` is the two last tokens of its subject. `decision_id` is the command's id where a command decided, so
-    that a repeat is recognised; `digest` is that of the command's body.
+    that a repeat is recognised; `digest` is that of the command's body. `erased`: it was sealed for a company whose key
+    is destroyed, and neither its events nor its digest can be known any more.
     """
 
     org_id: str
@@ -61,6 +62,7 @@ class Decision:
     correlation_id: str | None = None
     request_id: str | None = None
     digest: str | None = None
+    erased: bool = False
 
     @property
     def address(self) -> Address:

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     tenant_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """The secret that each org's pseudonyms are made from (`mask_fields`); another one makes other pseudonyms."""
 
+    master_keys: SecretStr | None = None
+    """`id:base64` of 32 bytes, several with commas: wrap the keys that companies' data is encrypted with. The first one
+    wraps, all unwrap; unset: nothing is encrypted."""
     audit_key: SecretStr | None = None
     """Base64 of the Ed25519 key that signs the checkpoints of the orgs' histories (`dex audit new-key`); unset: none
     are signed. The archiver alone has it."""

@@ -15,12 +15,16 @@ BULK_TASKS = "BULK_TASKS"
 BLOBS = "BLOBS"
 MEMO = "MEMO"
 DEAD_LETTERS = "DEAD_LETTERS"
+KEYS = "KEYS"
 
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
 
 ARCHIVED = "signals.archived"
 """Published by the archiver after each commit, with the position; a hint too."""
+
+ERASED = "signals.erased"
+"""Published by the command service, with org and company, when a key was destroyed; a hint: keys are kept briefly."""
 
 PROVED = "signals.proved"
 """Published by the archiver when the orgs' trees have reached a position; a hint too."""
@@ -38,6 +42,14 @@ Lane = Literal["due", "bulk"]
 """How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
 QUICK: Lane = "due"
 BULK: Lane = "bulk"
+
+ERASED_ROUTING = "log.erased"
+"""The routing of the one decision of a company that is never sealed: that it is erased."""
+
+SEALED_PREFIX = b'{"v":2,'
+"""How the body of a sealed decision begins, and of no other (events/mapper.py)."""
+BOX = b',"box":"'
+"""Where the sealed part of a decision begins in its body: the last field (events/mapper.py)."""
 
 BULK_BUCKETS = 8
 """The server deals orgs out to so many queues of BULK_TASKS (`partition` in its source's transform)."""
@@ -78,6 +90,19 @@ def history(org_id: str, kind: str, aggregate_id: str) -> str:
 def blob(org_id: str, digest: str) -> str:
     """Where a blob of an org is kept; the tenant is in the key, so orgs never share one."""
     return f"blobs.{org_id}.{digest}"
+
+
+def keys(org_id: str, company_id: str) -> str:
+    """Where the wrapped keys of a company are kept."""
+    return f"keys.{org_id}.{company_id}"
+
+
+def erased_company(subject: str) -> tuple[str, str] | None:
+    """The org and the company that the decision at a subject erased; None for any other decision."""
+    if not subject.endswith(f".{ERASED_ROUTING}"):
+        return None
+    _, org_id, kind, company_id, *_ = subject.split(".")
+    return (org_id, company_id) if kind == "company" else None
 
 
 def memo(org_id: str, company_id: str, key: str) -> str:

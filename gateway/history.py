@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from events.administration import TOKEN
 from events.archive import Archived
 from events.history import decoded
+from events.keyring import keyring_of
 from events.model import Recorded
 from gateway.calls import Call
 from gateway.cursors import POSITION_MAX
@@ -49,6 +50,7 @@ class LogView:
     def __init__(self, call: Call, scope: Scope, filters: Filters) -> None:
         self._reader = call.gateway.reader
         self._log = call.gateway.log
+        self._keyring = keyring_of(call.gateway.connection)
         self._scope = scope
         self._filters = filters
 
@@ -60,7 +62,7 @@ class LogView:
             asked = limit if self._filters.topics is None else max(limit, PAGE_ROWS)
             rows = await self._archive(after, min(before, head + 1), asked, newest_first=False)
             for row in rows:
-                recorded = decoded(row)
+                recorded = decoded(row, self._keyring)
                 if self._filters.has_topic(recorded):
                     found.append(recorded)
                     if len(found) == limit:
@@ -105,7 +107,7 @@ class LogView:
         asked = remaining if self._filters.topics is None else max(remaining, PAGE_ROWS)
         rows = await self._archive(after, before, asked, newest_first=True)
         for row in rows:
-            recorded = decoded(row)
+            recorded = decoded(row, self._keyring)
             if self._filters.has_topic(recorded):
                 found.append(recorded)
                 if len(found) == limit:
@@ -120,16 +122,18 @@ class LogView:
         row = await history.one(self._reader, self._scope, position, decision_id)
         if row is None:
             return None
-        recorded = decoded(row)
+        await self._load([row])
+        recorded = decoded(row, self._keyring)
         return recorded if self._filters.match(recorded, self._scope.company_id) else None
 
     async def caused_by(self, decision_ids: Sequence[str], limit: int, tail: Sequence[Recorded]) -> list[Recorded]:
         """What these decisions caused, by position; at most `limit`."""
         rows = await history.caused_by(self._reader, self._scope, decision_ids, limit)
+        await self._load(rows)
         wanted = set(decision_ids)
         both = {
             recorded.position: recorded
-            for recorded in (*map(decoded, rows), *tail)
+            for recorded in (*(decoded(row, self._keyring) for row in rows), *tail)
             if recorded.decision.causation_id in wanted
             and recorded.decision.decision_id != recorded.decision.causation_id  # that of a command, by its own id
             and self._filters.match(recorded, self._scope.company_id)
@@ -156,7 +160,12 @@ class LogView:
         epoch, position = await history.head(self._reader)
         return position if position and epoch == (await self._log.state()).epoch else 0
 
+    async def _load(self, rows: Sequence[Archived]) -> None:
+        await self._keyring.load((row.subject, row.body) for row in rows)
+
     async def _archive(self, after: int, before: int, limit: int, *, newest_first: bool) -> list[Archived]:
-        return await history.decisions(
+        rows = await history.decisions(
             self._reader, self._scope, self._filters, after, before, limit, newest_first=newest_first
         )
+        await self._load(rows)
+        return rows

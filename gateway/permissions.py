@@ -86,6 +86,7 @@ ENDPOINTS: dict[str, Rule] = {
     "/v1/orgs/rename": Rule(ORG_ADMINS, "org", command=True),
     "/v1/orgs/configure": Rule(ORG_ADMINS, command=True),
     "/v1/companies/create": Rule(ORG_ADMINS, "org", command=True),
+    "/v1/companies/erase": Rule(ORG_ADMINS, command=True),
     "/v1/companies/get": Rule(EVERYONE),
     "/v1/companies/list": Rule(EVERYONE),
     "/v1/users/create": Rule(ADMINS, command=True),

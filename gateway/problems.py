@@ -64,6 +64,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is not JSON"),
     errors.NotFoundError: Kind(404, "not-found", "Not found"),
     errors.StateConflictError: Kind(409, "state-conflict", "The present state forbids it"),
+    errors.ErasedError: Kind(410, "erased", "The company is erased"),
     errors.IdempotencyError: Kind(409, "idempotency-key-reused", "The Idempotency-Key was used for another body"),
     errors.RejectedError: Kind(409, "rejected", "Rejected"),
     errors.AuthenticationError: Kind(

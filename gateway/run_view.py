@@ -166,6 +166,7 @@ def output_reference(row: Row, step_index: int) -> Reference:
     """Where the output is that a row of a run or of a step result names."""
     return Reference(
         org_id=row["org_id"],
+        company_id=row["company_id"],
         digest=row["output_digest"],
         size_bytes=row["output_size_bytes"],
         inline=row["output_inline"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nats.aio.client import Client
 
 from events.connection import connect
+from events.keyring import use_keys, wrapper_of
 from events.log import EventLog
 from events.settings import Settings
 from gateway.archived import whole_log
@@ -56,11 +57,13 @@ class Gateway:
 async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> AsyncIterator[Gateway]:
     """Connect to NATS and Postgres, and close both in the end. `clock` is the one of the limits, in seconds."""
     connection = await connect(settings.nats_servers, "gateway")
+    keyring = use_keys(connection, wrapper_of(settings))
     try:
         async with await create_pool(settings) as pool:
             gateway = _assemble(settings, connection, Reader(pool), clock)
             parts = (gateway.signals, gateway.proved, gateway.authenticator.watch, gateway.usage)
             try:
+                await keyring.listen(connection)
                 for part in parts:
                     await part.start()
                 yield gateway

@@ -33,8 +33,9 @@ async def report_of(log: EventLog, payloads: Payloads, org_id: str, run_id: str)
     index, differs = divergence["step_index"], divergence["differs"]
     if differs == "input":
         return made, _no_row("The recorded input is not what the step before it made: the record contradicts itself.")
-    before = _reference(org_id, results_of(verified).get(index), differs)
-    after = _reference(org_id, results_of(history).get(index), differs)
+    company_id = history[0].decision.company_id or ""
+    before = _reference(org_id, company_id, results_of(verified).get(index), differs)
+    after = _reference(org_id, company_id, results_of(history).get(index), differs)
     if before is None or after is None:
         return made, _no_row("One of the two has no rows there: the digests tell all.")
     return made, await _first_row(payloads, before, after)
@@ -86,7 +87,7 @@ def _no_row(why: str) -> dict[str, Any]:
     return {"row": None, "rows": None, "why_no_row": why}
 
 
-def _reference(org_id: str, found: Found | None, differs: str) -> Reference | None:
+def _reference(org_id: str, company_id: str, found: Found | None, differs: str) -> Reference | None:
     """Where the rows are that differ."""
     if found is None:
         return None
@@ -95,6 +96,6 @@ def _reference(org_id: str, found: Found | None, differs: str) -> Reference | No
     if payload is None:
         return None
     return Reference(
-        org_id, payload.digest, payload.size_bytes, payload.inline is not None, found.position,
+        org_id, company_id, payload.digest, payload.size_bytes, payload.inline is not None, found.position,
         found.result.step_index, kind, payload.format,
     )  # fmt: skip

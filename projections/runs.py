@@ -26,7 +26,7 @@ from events.processing import (
     StepSucceeded,
     SubmissionCreated,
 )
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 Columns = tuple[tuple[str, str], ...]
 """Names and types."""
@@ -110,7 +110,9 @@ def _generation(table: str, changing: Columns) -> Projection:
         changed = (outcome[:width] for run_id, outcome in outcomes.items() if run_id not in started)
         return statements(Statement.of(upsert, rows), Statement.of(change, changed))
 
-    return Projection(name=table, kind=RUN, tables=(Table(table, ("run_id",)),), fold=fold)
+    return Projection(
+        name=table, kind=RUN, tables=(Table(table, ("run_id",)),), fold=fold, erase=(rows_of_company(table),)
+    )
 
 
 def _outcomes(batch: Sequence[Recorded]) -> tuple[dict[str, tuple[object, ...]], dict[str, Outcome]]:
@@ -119,7 +121,9 @@ def _outcomes(batch: Sequence[Recorded]) -> tuple[dict[str, tuple[object, ...]],
     outcomes: dict[str, Outcome] = {}
     for recorded in batch:
         decision = recorded.decision
-        events = decision.events[1:] if isinstance(decision.events[0], SubmissionCreated) else decision.events
+        events = (
+            decision.events[1:] if isinstance(next(iter(decision.events), None), SubmissionCreated) else decision.events
+        )
         if not events:
             continue  # a submission that starts no run
         run_id = decision.aggregate_id

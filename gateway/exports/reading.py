@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from events.batch import BatchStore, Manifest
 from events.columns import Column, Kind, columns_of, records_of
 from events.errors import StateConflictError
+from events.keys import Owner
 from events.payload import decode_batch
 from gateway.exports.writers import common_kind
 from gateway.payloads import Payloads, Reference
@@ -25,7 +26,7 @@ class Table:
     """A batch that can be read: its fields with their kinds, how many rows it has, and where they are."""
 
     payloads: Payloads
-    org_id: str
+    owner: Owner
     kinds: dict[str, Kind]
     rows: int
     manifest: Manifest | None
@@ -36,7 +37,7 @@ class Table:
         if self.held is not None:
             yield self.held
         if self.manifest is not None:
-            async for chunk in BatchStore(self.payloads.blobs).chunks(self.org_id, self.manifest):
+            async for chunk in BatchStore(self.payloads.blobs).chunks(self.owner, self.manifest):
                 yield chunk
 
 
@@ -49,7 +50,7 @@ async def open_table(payloads: Payloads, reference: Reference) -> Table:
         columns = await asyncio.to_thread(columns_of, records)
         held = columns, pa.array(np.arange(len(records)) if ids is None else ids, pa.int64())
         kinds = {name: column.kind for name, column in columns.items()}
-        return Table(payloads, reference.org_id, kinds, len(records), None, held)
+        return Table(payloads, reference.owner, kinds, len(records), None, held)
     manifest = Manifest.decode(text)
     found: dict[str, set[Kind]] = {name: set() for name in manifest.names}
     for chunk in manifest.chunks:
@@ -57,12 +58,12 @@ async def open_table(payloads: Payloads, reference: Reference) -> Table:
             if ref is not None:
                 found[name].add(ref.kind)
     kinds = {name: common_kind(of_name) for name, of_name in found.items()}
-    return Table(payloads, reference.org_id, kinds, manifest.rows, manifest, None)
+    return Table(payloads, reference.owner, kinds, manifest.rows, manifest, None)
 
 
 def no_rows(payloads: Payloads) -> Table:
     """A batch of nothing: what a step rejects that rejects no row."""
-    return Table(payloads, "", {}, 0, None, None)
+    return Table(payloads, Owner("", ""), {}, 0, None, None)
 
 
 async def page(payloads: Payloads, reference: Reference, start: int, limit: int) -> tuple[int, list[Any]]:
@@ -79,7 +80,7 @@ async def page(payloads: Payloads, reference: Reference, start: int, limit: int)
         first, last = max(start - before, 0), min(start + limit - before, chunk.rows)
         if first < last:
             one = Manifest(manifest.names, (chunk,))
-            async for columns, _ in store.chunks(reference.org_id, one):
+            async for columns, _ in store.chunks(reference.owner, one):
                 found += await asyncio.to_thread(_rows, columns, first, last - first)
         before += manifest.chunks[number].rows
         if before >= start + limit:

@@ -206,6 +206,7 @@ async def _of_submission(
         raise invalid("/company_id", "The submission is another company's; leave company_id out.")
     reference = Reference(
         org_id=call.org_id,
+        company_id=row["company_id"],
         digest=row["records_digest"],
         size_bytes=row["records_size_bytes"],
         inline=row["records_inline"],
@@ -232,6 +233,7 @@ async def _as_read(call: Call, scope: Scope, submission_id: str) -> Reference:
 def _output(org_id: str, row: Row) -> Reference:
     return Reference(
         org_id=org_id,
+        company_id=row["company_id"],
         digest=row["output_digest"],
         size_bytes=row["output_size_bytes"],
         inline=row["output_inline"],

@@ -11,6 +11,7 @@ from events import commands, strictjson
 from events.administration import BlueprintStep, RetryPolicy
 from events.errors import AuthenticationError, InvalidInputError, UnavailableError
 from events.ids import first_run_id
+from events.keys import Owner
 from events.logging import get_logger
 from events.payload import digest_of, encode_records
 from events.processing import SUBMISSION
@@ -194,7 +195,7 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
             company_id=company_id,
             blueprint_id=body.blueprint_id,
             name=body.name,
-            records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
+            records=await call.gateway.payloads.blobs.store(Owner(call.org_id, company_id), records, len(body.records)),
             start_run=body.start_run,
             reuse_results=body.reuse_results,
         )
@@ -228,7 +229,7 @@ async def upload(body: Annotated[UploadSubmission, QueryParams()], call: Authent
             reading=reading,
         )
     )
-    stored = await store_file(call.gateway.payloads.blobs, call.org_id, call.file)
+    stored = await store_file(call.gateway.payloads.blobs, Owner(call.org_id, company_id), call.file)
     await call.still_allowed()
     envelope = call.envelope(
         {**body.model_dump(exclude={"read"}), "company_id": company_id, "read": reading.config, "file": stored.digest}

@@ -104,7 +104,8 @@ LEFT JOIN ({OPEN_RUNS}) o ON true
 RUN_EXISTS = "SELECT 1 FROM data_engine.runs WHERE org_id = $1::uuid AND run_id = $2::uuid"
 
 STEP_RESULTS = """
-SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,
+SELECT company_id::text, step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at,
+       ended_at, duration_us,
        input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_format,
        output_position, rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, rejects_format, error_code,
        error_message, report, chunks_done, chunks_total, position

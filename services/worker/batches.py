@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from events.batch import ChunkRef, Manifest, merged
 from events.errors import UnavailableError
+from events.keys import Owner
 from events.payload import Payload
 from events.upload import load_parts
 from services.domain.outcome import Done, Fault
@@ -66,6 +67,11 @@ class BatchStep:
         """Whose ids a step makes."""
         return f"{self.org_id}/{self.company_id}"
 
+    @property
+    def owner(self) -> Owner:
+        """Whose batch it is."""
+        return Owner(self.org_id, self.company_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Combined:
@@ -98,8 +104,8 @@ class BatchRunner:
         try:
             done = await self._execute(due, tell)
             assert done.output is not None
-            output = await self._executor.batches.keep(due.org_id, done.output)
-            rejects = None if done.rejects is None else await self._executor.batches.keep(due.org_id, done.rejects)
+            output = await self._executor.batches.keep(due.owner, done.output)
+            rejects = None if done.rejects is None else await self._executor.batches.keep(due.owner, done.rejects)
         except StepFailed as error:
             return fault(error.failure)
         except (StepError, ValidationError, ValueError) as error:
@@ -112,7 +118,7 @@ class BatchRunner:
         if due.source.format == "file":
             return await self._read_file(due, tell)
         config = step.config_model.model_validate(due.config)
-        manifest = await self._executor.manifest(due.org_id, due.source)
+        manifest = await self._executor.manifest(due.owner, due.source)
         reads = step.reads(config)
         if reads is not None and manifest.rows:
             check_fields(manifest.names, reads)
@@ -129,7 +135,7 @@ class BatchRunner:
     async def _read_file(self, due: BatchStep, tell: Tell) -> ChunkDone:
         if not isinstance(due.step.body, Source):
             raise StepError(f"{due.step.key} reads records, not an uploaded file.", code="not_records")
-        parts = load_parts(self._executor.blobs, due.org_id, due.source)
+        parts = load_parts(self._executor.blobs, due.owner, due.source)
         pieces = (({"part": True}, [part]) async for part in parts)
         return await self._stream(self._call(due, (), None), "source", pieces, tell)
 
@@ -193,7 +199,7 @@ class BatchRunner:
         if due.learn is None or not combined.kept:
             return combined.report
         batches = self._executor.batches
-        kept = {name: await batches.keep(due.org_id, merged(parts)) for name, parts in combined.kept.items()}
+        kept = {name: await batches.keep(due.owner, merged(parts)) for name, parts in combined.kept.items()}
         return {**(combined.report or {}), **await due.learn(kept)}
 
     async def _combine(self, call: StepCall, tables: Sequence[BlobRef]) -> Combined:
@@ -206,13 +212,13 @@ class BatchRunner:
             if not rest:
                 return None
             table = rest.popleft()
-            return {"table": True}, [await self._executor.blobs.get(call.org_id, table.digest, table.size_bytes)]
+            return {"table": True}, [await self._executor.blobs.get(call.owner, table.digest, table.size_bytes)]
 
         async def receive(message: dict[str, Any], frames: Frames) -> None:
             if "table" in message:
-                combined.verdicts.append(await self._executor.keep_table(call.org_id, frames[0]))
+                combined.verdicts.append(await self._executor.keep_table(call.owner, frames[0]))
             elif "kept" in message:
-                made = await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames))
+                made = await self._executor.keep(call.owner, ChunkResult.read(message["result"], frames))
                 assert made.output is not None
                 combined.kept.setdefault(message["kept"], []).append(made.output)
             elif message["report"] is not None:
@@ -233,7 +239,7 @@ class BatchRunner:
             return await anext(pieces, None)
 
         async def receive(message: dict[str, Any], frames: Frames) -> None:
-            made.append(await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames)))
+            made.append(await self._executor.keep(call.owner, ChunkResult.read(message["result"], frames)))
             await progress.one_more()
 
         head, frames = (await self._executor.task(call, op)).frames()
@@ -245,7 +251,7 @@ class BatchRunner:
 
 async def _chunks(executor: ChunkExecutor, call: StepCall, manifest: Manifest) -> AsyncIterator[Piece]:
     for number in range(len(manifest.chunks)):
-        head, frames = chunk_frames(await executor.batches.load(call.org_id, manifest, number, call.reads))
+        head, frames = chunk_frames(await executor.batches.load(call.owner, manifest, number, call.reads))
         yield {"chunk": head}, frames
 
 

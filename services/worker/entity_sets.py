@@ -15,6 +15,7 @@ from events.columns import Column
 from events.context import SERVICE_ACTOR
 from events.entities import ENTITIES, entity_set_id
 from events.errors import VersionConflictError
+from events.keys import Owner
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload
@@ -109,9 +110,10 @@ class Learning:
         return {"entities": {**report, "version": self.base.version}}
 
     async def _moves(self, moves: Payload) -> list[Move]:
-        manifest = await self.batches.manifest(self.scheduled.org_id, moves)
+        owner = Owner(self.scheduled.org_id, self.company_id)
+        manifest = await self.batches.manifest(owner, moves)
         found: list[Move] = []
-        async for columns, _ in self.batches.chunks(self.scheduled.org_id, manifest, _MOVE_FIELDS):
+        async for columns, _ in self.batches.chunks(owner, manifest, _MOVE_FIELDS):
             found += await asyncio.to_thread(_moves_of, columns)
         return found
 

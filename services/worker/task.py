@@ -18,6 +18,7 @@ from events.batch import BatchStore
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
 from events.errors import UnavailableError, VersionConflictError
+from events.keys import Owner
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload, digest_of
@@ -173,7 +174,7 @@ class TaskRunner:
             if isinstance(outcome, Reuse):
                 data = None
             else:
-                data = data if data is not None else await self._blobs.load(org_id, source)
+                data = data if data is not None else await self._blobs.load(Owner(org_id, state.company_id), source)
                 outcome, data = await self._step(task, state, index, attempt, data)
             chain.outcomes.append(outcome)
             if isinstance(outcome, Fault):
@@ -283,7 +284,7 @@ class TaskRunner:
                 index, attempt, result.code, result.message, result.retryable, step.version, started_at, duration_us
             )
             return fault, b""
-        output, rejects = await self._keep(task.decision.org_id, result)
+        output, rejects = await self._keep(Owner(task.decision.org_id, state.company_id), result)
         return Done(index, attempt, step.version, started_at, duration_us, output, rejects), result.output
 
     async def _turn(self) -> float:
@@ -322,11 +323,11 @@ class TaskRunner:
             except VersionConflictError:
                 return  # somebody else moved the run; recording will find out
 
-    async def _keep(self, org_id: str, result: Executed) -> tuple[Payload, Payload | None]:
-        output = await self._blobs.store(org_id, result.output, result.output_rows)
+    async def _keep(self, owner: Owner, result: Executed) -> tuple[Payload, Payload | None]:
+        output = await self._blobs.store(owner, result.output, result.output_rows)
         if result.rejects is None:
             return output, None
-        return output, await self._blobs.store(org_id, result.rejects, result.rejects_rows)
+        return output, await self._blobs.store(owner, result.rejects, result.rejects_rows)
 
     async def _record(self, task: Task, state: RunState, outcomes: list[Outcome]) -> None:
         """Append what follows from the outcomes; on a conflict reload, and drop them when they are not wanted."""

@@ -15,6 +15,7 @@ from events.administration import BlueprintStep
 from events.audit.checkpoint import AuditKey
 from events.blobs import BlobStore
 from events.ids import new_id
+from events.keys import Owner
 from events.payload import digest_of, encode_records
 from events.processing import ExpectedStep, RunStarted, Verifies
 from gateway.permissions import ENDPOINTS
@@ -61,6 +62,7 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/orgs/rename": (200, lambda s: {"name": "Acme & Sons"}),
     "/v1/orgs/configure": (200, lambda s: {"members_may_work": False}),
     "/v1/companies/create": (201, lambda s: {"name": "Initech"}),
+    "/v1/companies/erase": (200, lambda s: {"company_id": s.world.company_id, "confirmation": s.world.company_id}),
     "/v1/companies/get": (200, lambda s: {"company_id": s.world.company_id}),
     "/v1/companies/list": (200, lambda s: {"name_prefix": "glo"}),
     "/v1/users/create": (201, lambda s: {"email": "b@c.example", "role": "member", "company_id": s.world.company_id}),
@@ -180,7 +182,7 @@ async def _add_set(database: asyncpg.Pool, nats: Client, world: World, run_id: s
     """An entity set of one record."""
     record = {"key": "crm-1", "entity": new_id(), "parent": None, "parent_score": None, "value:name": "ann"}
     data = encode_records([record])
-    await BlobStore(nats).put(world.org_id, digest_of(data), data)
+    await BlobStore(nats).put(Owner(world.org_id, world.company_id), digest_of(data), data)
     set_id = new_id()
     await insert(
         database, "entity_sets_v1", set_id=set_id, org_id=world.org_id, company_id=world.company_id, name="people",

@@ -166,6 +166,8 @@ class World:
                 return str((await admin.call("tokens/create", body))["token_id"])
             case "blueprint_id":
                 return await blueprint(admin, "test_count")
+            case "company_id":
+                return str((await admin.call("companies/create", {"name": "Erasable"}))["company_id"])
             case "run_id":
                 return (await submit(admin, things.company_id, self.waits[things.org_id]))["run_id"]
             case "invitation":

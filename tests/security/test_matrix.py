@@ -137,6 +137,9 @@ CASES: dict[str, tuple[Case, ...]] = {
     "/v1/orgs/rename": (nothing(name="Acme"),),
     "/v1/orgs/configure": (Case(lambda t, o: {"sign_in_rules": _rules(t.company_id)}),),
     "/v1/companies/create": (nothing(201, name="Globex"),),
+    "/v1/companies/erase": (
+        Case(lambda t, o: {"company_id": t.company_id, "confirmation": t.company_id}, fresh="company_id"),
+    ),
     "/v1/companies/get": (by("company_id"),),
     "/v1/companies/list": (nothing(),),
     "/v1/users/create": (by("company_id", ok=201, **NEW_USER),),

@@ -12,8 +12,11 @@ from pathlib import Path
 from cli.system import System
 from events.connection import connect
 from events.health import ask_health
+from events.keyring import use_keys
+from events.keys import MasterKeys
 from events.settings import Settings
 from services.ingest.config import CHUNK_ROWS
+from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.system.client import Org
 from tests.system.test_batches import uploaded
 
@@ -29,6 +32,7 @@ async def worker(system: System, settings: Settings, folder: Path) -> AsyncItera
     environment = system.endpoints.for_process(settings, "worker").as_environment()
     environment["DATA_ENGINE_STEP_MODULES"] = "tests.system.fleet_steps"
     connection = await connect([system.endpoints.nats_url], "test")
+    use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
     with (folder / "worker.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "cli.main", "worker", env={**os.environ, **environment}, stdout=log, stderr=log
