@@ -158,8 +158,6 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
     assert code == 1
     assert "There is no blueprint" in err or "Say which company" in err
 
-    await a_file_goes_in_and_comes_out(up, tmp_path)
-
     code, out, err = await up("log", "check", "--json")
     assert code == 0, err
     checked = json.loads(out)
@@ -183,6 +181,10 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
     code, _, err = await up("up")
     assert code == 1
     assert "running" in err
+
+
+async def test_a_file_goes_in_and_comes_out(up, tmp_path):
+    await a_file_goes_in_and_comes_out(up, tmp_path)
 
 
 async def test_what_is_wrong_is_a_sentence_and_not_a_traceback(home):
