@@ -74,7 +74,14 @@ class Api:
         return ApiError(f"The gateway does not answer at {self._http.base_url}: {error}")
 
     def _answer(self, endpoint: str, response: httpx.Response) -> dict[str, Any]:
-        answer: dict[str, Any] = response.json()
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise ApiError(
+                f"{endpoint} answered {response.status_code}, and not as the gateway does: {response.text[:200]!r}. Is "
+                f"{self._http.base_url} the gateway, or something before it?",
+                status=response.status_code,
+            ) from error
         if response.status_code >= 400:
             faults = "".join(f"\n  {fault['path']}: {fault['message']}" for fault in answer.get("errors") or [])
             detail = answer.get("detail") or answer.get("title")

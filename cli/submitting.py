@@ -1,6 +1,7 @@
 """`dex submit`: a file in, a run to watch. `dex download`: what came of it."""
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from cli.api import Api
 from cli.render import console, steps_table
 from cli.submit import find_blueprint, parts_of, read_records, step_results, the_company, watch_run
 from events.errors import InvalidInputError
+
+FORMATS = ("csv", "jsonl", "parquet", "arrow")
 
 ARRAY_SUFFIX = ".json"
 """A file that holds one JSON text: its records are sent as such. Any other is uploaded as it is."""
@@ -50,14 +53,24 @@ def submit_file(
 
 def download_results(api: Api, run_id: str, output: Path, body: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Write a run's results into a file, which is there only when it is whole. The file's name and size."""
+    if body["format"] not in FORMATS:
+        raise InvalidInputError(
+            f"{output}: say by the file's name what is wanted, as in rows.{', rows.'.join(FORMATS)}."
+        )
     parts = output.with_name(f"{output.name}.part")
     size_bytes = 0
-    with _bar(quiet) as progress, parts.open("wb") as file:
-        task = progress.add_task(output.name, total=None)
-        for part in api.download("results/download", {"run_id": run_id, **body}):
-            size_bytes += file.write(part)
-            progress.advance(task, len(part))
-    parts.replace(output)
+    try:
+        with _bar(quiet) as progress, parts.open("wb") as file:
+            task = progress.add_task(output.name, total=None)
+            for part in api.download("results/download", {"run_id": run_id, **body}):
+                size_bytes += file.write(part)
+                progress.advance(task, len(part))
+        parts.replace(output)
+    except OSError as error:
+        raise InvalidInputError(f"{output} cannot be written: {error}") from error
+    finally:
+        with suppress(OSError):  # there is none after all went well, nor where none could be made
+            parts.unlink(missing_ok=True)
     return {"file": str(output), "size_bytes": size_bytes}
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from events import strictjson
 from events.context import AuthContext
-from events.errors import AuthenticationError, ConfigurationError, InvalidInputError
+from events.errors import AuthenticationError, ConfigurationError, InvalidInputError, RejectedError
 from events.ids import new_id
 from gateway.auth import Caller
 from gateway.commands import Envelope, digest_of
@@ -218,12 +218,22 @@ class UploadRoute(CallRoute):
 
         async def handler(request: Request) -> Response:
             call = await authenticated(request, rule, path)
+            file = _file(request, call)
+            with call.gateway.uploads.one_more(call.org_id):
+                try:
+                    return await take(dict(request.query_params), replace(call, file=file))
+                except RejectedError:
+                    if "expect" not in request.headers:  # else the client sends nothing before we say that it may
+                        async for _ in file:  # a connection that is closed on a client that sends loses the answer
+                            pass
+                    raise
+
+        async def take(told: dict[str, str], call: Call) -> Response:
             try:
-                body = validate(dict(request.query_params))
+                body = validate(told)
             except ValidationError as error:
                 raise _faults(error) from None
-            with call.gateway.uploads.one_more(call.org_id):
-                answer: Response = await endpoint(body, replace(call, file=_file(request, call)))
+            answer: Response = await endpoint(body, call)
             return answer
 
         return handler

@@ -62,7 +62,9 @@ class Difference:
 async def compare(payloads: Payloads, before: Reference, after: Reference, start: int, limit: int) -> Difference:
     """The difference; of its rows those from `start`, at most `limit`. Raises UnavailableError, StateConflictError."""
     old, new = await _side(payloads, before), await _side(payloads, after)
-    common, old_rows, new_rows = np.intersect1d(old.ids, new.ids, assume_unique=True, return_indices=True)
+    common, old_rows, new_rows = await asyncio.to_thread(
+        np.intersect1d, old.ids, new.ids, assume_unique=True, return_indices=True
+    )
     names = tuple(dict.fromkeys((*old.names, *new.names)))
     aligned = len(old.ids) == len(new.ids) and bool((old.ids == new.ids).all())
     differs: dict[str, npt.NDArray[np.bool_]] = {}
@@ -92,7 +94,7 @@ async def _side(payloads: Payloads, reference: Reference) -> Side:
         store = BatchStore(payloads.blobs)
         chunks = [ids.to_numpy() async for _, ids in store.chunks(reference.owner, manifest, ())]
         side = Side(manifest, {}, np.concatenate(chunks) if chunks else np.zeros(0, np.int64))
-    if len(np.unique(side.ids)) < len(side.ids):
+    if len(await asyncio.to_thread(np.unique, side.ids)) < len(side.ids):
         raise StateConflictError(
             "A run made several rows of one record; they cannot be told apart.", code="rows_differ"
         )

@@ -17,6 +17,10 @@ from events.payload import decode_batch
 from gateway.exports.writers import common_kind
 from gateway.payloads import Payloads, Reference
 
+PAGE_BYTES = 4 * 1024 * 1024
+"""Of a page of rows, about: it is held in memory, and made JSON of in one go, while all other calls wait."""
+CELL_BYTES = 8
+
 Chunk = tuple[dict[str, Column], pa.Array]
 """A column for each field, and the row ids."""
 
@@ -61,13 +65,16 @@ async def open_table(payloads: Payloads, reference: Reference) -> Table:
     return Table(payloads, reference.owner, kinds, manifest.rows, manifest, None)
 
 
-def no_rows(payloads: Payloads) -> Table:
-    """A batch of nothing: what a step rejects that rejects no row."""
-    return Table(payloads, Owner("", ""), {}, 0, None, None)
+def no_rejects(payloads: Payloads) -> Table:
+    """What a step rejects that rejects no row: a file of it has the fields that any other has."""
+    kinds: dict[str, Kind] = {"row": "integer", "field": "string", "code": "string", "value": "string"}
+    return Table(payloads, Owner("", ""), kinds, 0, None, None)
 
 
 async def page(payloads: Payloads, reference: Reference, start: int, limit: int) -> tuple[int, list[Any]]:
-    """How many rows there are, and those from `start`, at most `limit`. Raises as `open_table` does."""
+    """How many rows there are, and those from `start`, at most `limit`, and fewer when they are large: the first that
+    brings the page to PAGE_BYTES is its last. Raises as `open_table` does.
+    """
     refuse_file(reference)
     text = await payloads.text(reference)
     if reference.format == "json":
@@ -75,13 +82,17 @@ async def page(payloads: Payloads, reference: Reference, start: int, limit: int)
         return len(records), records[start : start + limit]
     manifest = Manifest.decode(text)
     found: list[Any] = []
-    before, store = 0, BatchStore(payloads.blobs)
+    before, left_bytes, store = 0, PAGE_BYTES, BatchStore(payloads.blobs)
     for number, chunk in enumerate(manifest.chunks):
         first, last = max(start - before, 0), min(start + limit - before, chunk.rows)
         if first < last:
             one = Manifest(manifest.names, (chunk,))
             async for columns, _ in store.chunks(reference.owner, one):
-                found += await asyncio.to_thread(_rows, columns, first, last - first)
+                some, size_bytes = await asyncio.to_thread(_rows_within, columns, first, last - first, left_bytes)
+                found += some
+                left_bytes -= size_bytes
+                if left_bytes <= 0:
+                    return manifest.rows, found
         before += manifest.chunks[number].rows
         if before >= start + limit:
             break
@@ -99,12 +110,11 @@ async def picked(
     found: list[Any] = []
     first = 0
     async for columns, ids in table.chunks():
-        rows = await asyncio.to_thread(_matching, columns, filters)
-        for row in rows:
-            if first + row >= start:
-                if len(found) == limit:
-                    return found, first + row
-                found += _rows(columns, row, 1)
+        rows = [row for row in await asyncio.to_thread(_matching, columns, filters) if first + row >= start]
+        wanted = rows[: limit - len(found)]
+        found += await asyncio.to_thread(_taken, columns, wanted)
+        if len(wanted) < len(rows):
+            return found, first + rows[len(wanted)]
         first += len(ids)
     return found, None
 
@@ -133,6 +143,23 @@ async def first_rows(payloads: Payloads, reference: Reference, limit: int) -> tu
         if len(records) >= limit:
             break
     return records, ids
+
+
+def _rows_within(columns: dict[str, Column], first: int, rows: int, max_bytes: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows up to the one that reaches `max_bytes`, and about how many bytes they are."""
+    sizes = np.full(rows, CELL_BYTES * (len(columns) + 1))
+    for column in columns.values():
+        array = column.slice(first, rows).array
+        if pa.types.is_string(array.type):
+            sizes += pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+    total = np.cumsum(sizes)
+    taken = min(int(np.searchsorted(total, max_bytes)) + 1, rows)
+    return _rows(columns, first, taken), int(total[taken - 1])
+
+
+def _taken(columns: dict[str, Column], rows: list[int]) -> list[dict[str, Any]]:
+    wanted = pa.array(rows, pa.int64())
+    return records_of({name: column.take(wanted) for name, column in columns.items()}, len(rows))
 
 
 def _rows(columns: dict[str, Column], first: int, rows: int) -> list[dict[str, Any]]:

@@ -143,7 +143,8 @@ async def get(body: GetEntitySet, call: Authenticated) -> Response:
         found, end = await picked(call.gateway.payloads, reference, filters, start, body.limit)
     else:
         rows, found = await page(call.gateway.payloads, reference, start, body.limit)
-        end = start + body.limit if start + body.limit < rows else None
+        end = start + (len(found) or body.limit)
+        end = end if end < rows else None
     return answers.json_response(
         {
             "entity_set": _set(row).model_dump(),

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from events.errors import StateConflictError
 from gateway import answers, cursors
 from gateway.calls import Authenticated, Call, CallRoute
-from gateway.exports.reading import Table, no_rows, open_table, page
+from gateway.exports.reading import Table, no_rejects, open_table, page
 from gateway.exports.writers import WRITERS, Format, Writer
 from gateway.models import CURSOR_EXAMPLE, ID_EXAMPLE, Id, Query, example, shown
 from gateway.payloads import Reference
@@ -37,7 +37,9 @@ class GetResults(Query):
         int | None, Field(ge=0, le=STEP_INDEX_MAX, description="Counted from 0; the last step, if not said.")
     ] = None
     kind: Kind = "output"
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
+    limit: Annotated[
+        int, Field(ge=1, le=LIMIT_MAX, description="At most; a page of large records, above some 4 MB, has fewer.")
+    ] = LIMIT_MAX
     cursor: Annotated[str | None, Field(max_length=64)] = None
 
 
@@ -98,7 +100,7 @@ async def get(body: GetResults, call: Authenticated) -> Response:
         answers.found(None, f"step {step_index} in the run", body.run_id)
     reference = await _reference(call, scope, run, step_index, body.kind)
     rows, records = (0, []) if reference is None else await page(call.gateway.payloads, reference, start, body.limit)
-    end = start + body.limit
+    end = start + (len(records) or body.limit)
     return answers.json_response(
         {
             "run_id": body.run_id,
@@ -124,7 +126,9 @@ async def download(body: DownloadResults, call: Authenticated) -> Response:
     if step_index >= len(run["step_keys"]):
         answers.found(None, f"step {step_index} in the run", body.run_id)
     reference = await _reference(call, scope, run, step_index, body.kind)
-    table = no_rows(call.gateway.payloads) if reference is None else await open_table(call.gateway.payloads, reference)
+    table = (
+        no_rejects(call.gateway.payloads) if reference is None else await open_table(call.gateway.payloads, reference)
+    )
     writer = WRITERS[body.format](table.kinds, row_ids=body.row_ids, escape_formulas=body.escape_formulas)
     name = f"{run['step_keys'][step_index]}-{body.kind}-{body.run_id}.{writer.extension}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Data-Engine-Rows": str(table.rows)}

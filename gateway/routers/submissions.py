@@ -219,16 +219,7 @@ async def upload(body: Annotated[UploadSubmission, QueryParams()], call: Authent
     company_id = company_for(call.auth, body.company_id)
     reading = _reading(body.read)
     assert call.file is not None, "an UploadRoute gives one"
-    told = call.envelope({})
-    await call.gateway.commands.check(
-        commands.CheckSubmission(
-            **told.fields(),
-            aggregate_id=told.new_id(SUBMISSION),
-            company_id=company_id,
-            blueprint_id=body.blueprint_id,
-            reading=reading,
-        )
-    )
+    await _check_first(call, company_id, body.blueprint_id, reading)
     stored = await store_file(call.gateway.payloads.blobs, Owner(call.org_id, company_id), call.file)
     await call.still_allowed()
     envelope = call.envelope(
@@ -313,6 +304,19 @@ async def _run(
     except (UnavailableError, AuthenticationError) as error:
         _logger.warning("run_not_shown", run_id=run_id, error=error.message)
         return None
+
+
+async def _check_first(call: Call, company_id: str, blueprint_id: str, reading: BlueprintStep) -> None:
+    """Raises RejectedError for what would be refused with the file, too. Nothing of the file is kept then."""
+    told = call.envelope({})
+    command = commands.CheckSubmission(
+        **told.fields(),
+        aggregate_id=told.new_id(SUBMISSION),
+        company_id=company_id,
+        blueprint_id=blueprint_id,
+        reading=reading,
+    )
+    await call.gateway.commands.check(command)
 
 
 def _reading(config: str) -> BlueprintStep:

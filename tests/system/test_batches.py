@@ -9,6 +9,11 @@ import httpx
 import pyarrow.parquet
 import pytest
 
+from events.blobs import BlobStore
+from events.connection import connect
+from events.errors import UnavailableError
+from events.payload import digest_of
+from events.upload import PART_BYTES
 from services.ingest.config import CHUNK_ROWS
 from tests.system.client import Org
 
@@ -93,8 +98,24 @@ async def test_pages_of_a_large_batch(big):
         page = await org.call("results/get", {"run_id": run["run_id"], "limit": 1000, "cursor": page["next_cursor"]})
     downloads = (await downloaded(org, run["run_id"], "jsonl")).splitlines()
     assert page["records"] == [json.loads(line) for line in downloads[30_000:31_000]]
+    assert await downloaded(org, run["run_id"], "csv", step_index=0, kind="rejects") == b"row,field,code,value\n"
     refused = await org.post("results/get", {"run_id": run["run_id"], "step_index": 0, "kind": "input"})
     assert (refused.status_code, refused.json()["code"]) == (409, "input_is_file")
+
+
+async def test_a_page_of_large_records_has_fewer_of_them(big):
+    org, _, _, _ = big
+    keep = await org.blueprint({"key": "sort_limit", "config": {"keys": [{"field": "n"}]}})
+    made = await uploaded(org, keep, "n,text\n" + "".join(f"{n:03},{'x' * 900_000}\n" for n in range(12)))
+    run = await org.ended(made, wait_s=60)
+    pages, cursor = [], None
+    while True:
+        page = await org.call("results/get", {"run_id": run["run_id"], "cursor": cursor})
+        pages.append([record["n"] for record in page["records"]])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert pages == [[f"{n:03}" for n in range(at, min(at + 5, 12))] for at in (0, 5, 10)]
 
 
 async def test_a_rerun_executes_nothing_and_says_whose_result_it_is(big):
@@ -192,6 +213,43 @@ async def test_what_is_told_of_a_file_is_checked(big, told, code):
     org, blueprint, _, _ = big
     response = await upload(org, blueprint, "email,name\na@b.com,x\n", **told)
     assert response.status_code == code, response.text
+
+
+async def test_what_is_wrong_with_the_config_of_a_file_is_said_where_it_stands(big):
+    org, blueprint, _, _ = big
+    told = {"read": '{"delimiter": ";;", "columns": {"a": "integers"}}'}
+    problem = (await upload(org, blueprint, "email,name\na@b.com,x\n", **told)).json()
+    assert [fault["path"] for fault in problem["errors"]] == ["/query/read/columns/a", "/query/read/delimiter"]
+
+
+@pytest.mark.parametrize("wrong", ["company_id", "blueprint_id", "read"])
+async def test_a_file_for_nothing_is_refused_and_nothing_of_it_is_kept(system, big, wrong):
+    org, blueprint, _, _ = big
+    part = uuid.uuid4().bytes * (PART_BYTES // 16)
+
+    async def parts():
+        for _ in range(3):
+            yield part
+
+    told = {"company_id": org.company_id, "blueprint_id": blueprint} | {wrong: str(uuid.uuid4())}
+    response = await org.http.post("submissions/upload", params=told, content=parts(), timeout=60)
+    assert (response.status_code, response.json()["code"]) in ((404, "not_found"), (422, "invalid_input"))
+    connection = await connect([system.endpoints.nats_url], "check")
+    try:
+        with pytest.raises(UnavailableError):
+            await BlobStore(connection).get(org.org_id, digest_of(part), len(part))
+    finally:
+        await connection.close()
+
+
+async def test_an_upload_is_repeated_after_its_blueprint_was_archived(big):
+    org, _, _, _ = big
+    blueprint, key = await org.blueprint("test_count"), str(uuid.uuid4())
+    first = (await upload(org, blueprint, "n\n", key, start_run="false")).json()
+    await org.call("blueprints/archive", {"blueprint_id": blueprint})
+    again = await upload(org, blueprint, "n\n", key, start_run="false")
+    assert (again.status_code, again.json()["submission_id"]) == (201, first["submission_id"])
+    assert (await upload(org, blueprint, "n\n", start_run="false")).json()["code"] == "state_conflict"
 
 
 @pytest.mark.parametrize(
