@@ -15,6 +15,7 @@ from cli.render import console, facts_table, print_json
 from events.archive import Archive
 from events.connection import connect
 from events.errors import InvalidInputError
+from events.keyring import use_keys, wrapper_of
 from events.log import EventLog
 from events.settings import Settings
 from projections.database import create_pool
@@ -122,6 +123,7 @@ async def build_and_show_moment(settings: Settings, as_of: str, schema: str, *, 
     """Build the read models at a moment into a schema. Raises InvalidInputError, StateConflictError."""
     check_name(schema)
     connection = await connect(settings.nats_servers, "dex")
+    use_keys(connection, wrapper_of(settings))
     columns = (TextColumn("Building"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         async with await create_pool(settings) as pool:

@@ -97,10 +97,11 @@ class KeyStore:
 
     async def erase(self, owner: Owner, at: datetime) -> None:
         """Destroy a company's keys for good; done twice, it does no more than once."""
-        document = await self.read(owner)
-        if document.erased_at is None:
-            await self._replace(document, {"v": VERSION, "erased_at": at.isoformat()})
-            document = await self.read(owner)
+        while (document := await self.read(owner)).erased_at is None:
+            try:
+                await self._replace(document, {"v": VERSION, "erased_at": at.isoformat()})
+            except VersionConflictError:
+                continue  # somebody else erases it too, or rotated its keys in this moment: look again
         await self._erase_before(owner, document.sequence)
 
     async def _add(self, document: KeyDocument, *, whole: bool) -> None:
@@ -131,8 +132,13 @@ class KeyStore:
                 return
             request = strictjson.dumps({"seq": after, "no_erase": False})
             answer = await self._request(f"$JS.API.STREAM.MSG.DELETE.{subjects.KEYS}", request)
-            if (error := answer.get("error")) and error.get("err_code") != _NO_MESSAGE:
+            if (error := answer.get("error")) and await self._is_there(owner, after):
                 raise UnavailableError(f"KEYS did not erase a document: {error.get('description')}")
+
+    async def _is_there(self, owner: Owner, sequence: int) -> bool:
+        """Whether a document has not been erased by somebody else meanwhile."""
+        found = await self._message({"seq": sequence, "next_by_subj": subjects.keys(*owner)})
+        return found is not None and found["seq"] == sequence
 
     async def _message(self, request: dict[str, Any]) -> dict[str, Any] | None:
         answer = await self._request(f"$JS.API.STREAM.MSG.GET.{subjects.KEYS}", strictjson.dumps(request))

@@ -15,11 +15,12 @@ from nats.aio.client import Client
 
 from events.archive import Archive
 from events.errors import InvalidInputError, LogRewoundError, StateConflictError
+from events.keyring import keyring_of
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA
-from projections.batch import decode, rarer_collections
+from projections.batch import opened, rarer_collections
 from projections.database import Database
 from projections.generations import in_service
 from projections.log_guard import LogGuard
@@ -128,7 +129,8 @@ async def _build(database: Database, connection: Client, schema: str, position: 
         async for received in batches:
             wanted = [message for message in received if message.position <= position]
             if wanted:
-                at = {**at, **await apply(database, schema, serving, at, decode(wanted), epoch)}
+                batch = await opened(wanted, keyring_of(connection))
+                at = {**at, **await apply(database, schema, serving, at, batch, epoch)}
                 show(wanted[-1].position, position)
             if received[-1].position >= position or received[-1].pending == 0:
                 return

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 from events import strictjson, subjects
 from events.administration import COMPANY
-from events.errors import StateConflictError, UnavailableError, VersionConflictError
+from events.errors import StateConflictError, UnavailableError
 from events.follow import follow
 from events.keyring import Keyring
 from events.keys import Owner
@@ -52,10 +52,7 @@ class CompanyKeyKeeper:
         self._keyring.forget(owner)
         if self._keyring.store is None:
             raise UnavailableError("No master key is set here, so that a company's key cannot be destroyed.")
-        try:
-            await self._keyring.store.erase(owner, at)
-        except VersionConflictError as error:
-            raise UnavailableError(error.message) from error
+        await self._keyring.store.erase(owner, at)
         await self._purge_memo(owner)
         await self._nc.publish(subjects.ERASED, strictjson.dumps({"org": owner.org_id, "company": owner.company_id}))
         _logger.info("key_destroyed", org_id=owner.org_id, company_id=owner.company_id)
