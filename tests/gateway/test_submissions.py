@@ -102,9 +102,9 @@ async def test_a_lost_signal_costs_two_seconds_at_most(
 async def test_many_waiters_of_many_runs(
     client: httpx.AsyncClient, world: World, service: Service, gateway: Gateway
 ) -> None:
-    answers = await asyncio.gather(*(submit(client, world, wait_s=10, include_results=True) for _ in range(50)))
+    answers = await asyncio.gather(*(submit(client, world, wait_s=10, include_results=True) for _ in range(20)))
     assert {answer.json()["run"]["status"] for answer in answers} == {"succeeded"}
-    assert len({answer.json()["run_id"] for answer in answers}) == 50
+    assert len({answer.json()["run_id"] for answer in answers}) == 20
     assert not gateway.signals._runs, "no waiter is left behind"
 
 
