@@ -36,7 +36,8 @@ class Format(StrEnum):
 def replay(api: Api, body: Mapping[str, Any], shown_as: Format) -> None:
     """Print what `events/stream` gives, as it comes in. Raises ApiError when it ends by anything but its end."""
     if shown_as is Format.TABLE:
-        console.print(f"{'position':>10}  {'recorded at':<26}  {'what':<34}  {'of':<44}  by", highlight=False)
+        head = f"{'position':>10}  {'recorded at':<26}  {'what':<34}  {'of':<44}  by"
+        console.print(head, highlight=False, soft_wrap=True)
     org_id = api.call("orgs/get")["org_id"] if shown_as is Format.CLOUDEVENTS else ""
     for decision in decisions(api, body):
         if shown_as is Format.JSON:

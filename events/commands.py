@@ -185,6 +185,15 @@ class CreateSubmission(Command):
     reuse_results: bool = True
 
 
+class CheckSubmission(Command):
+    """Say what would be wrong with a submission of a file, before the file is taken in. Nothing is decided."""
+
+    NAME: ClassVar[str] = "check_submission"
+    company_id: str
+    blueprint_id: str
+    reading: BlueprintStep
+
+
 class CreateRun(Command):
     """Start a further run of a submission."""
 
@@ -219,7 +228,7 @@ COMMANDS: dict[str, type[Command]] = {
     for kind in (
         CreateOrg, RenameOrg, ConfigureOrg, SetOrgLimits, CreateCompany, EraseCompany, CreateUser, InviteUser,
         AcceptInvitation, AdmitUser, DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint,
-        ArchiveBlueprint, CreateSubmission, CreateRun, RetryRun, VerifyRun, CancelRun,
+        ArchiveBlueprint, CreateSubmission, CheckSubmission, CreateRun, RetryRun, VerifyRun, CancelRun,
     )
 }  # fmt: skip
 

@@ -154,7 +154,8 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Tasks that one worker holds at a time, for each step."""
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 2
-    """Isolated step processes of one worker, for large batches and redelivered tasks."""
+    """Isolated step processes of one worker, for large batches and redelivered tasks: as many as one org may have at
+    work. One more is for quick tasks, and one of each kind for other orgs."""
     worker_helps: bool = True
     """Whether idle step processes do chunks of large batches that other workers direct, and others do of its own."""
     task_ack_wait_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0

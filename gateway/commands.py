@@ -87,6 +87,10 @@ class CommandSender:
         await self._defer(command, body)
         return Deferred(command.command_id)
 
+    async def check(self, command: Command) -> None:
+        """Raise the RejectedError that the service answers with; when none answers, there is nothing to say yet."""
+        await self._answer(command)
+
     async def send_now(self, command: Command) -> Accepted:
         """As `send`, for a command that is of no use later. Raises UnavailableError when no service answers."""
         accepted, _ = await self._answer(command)

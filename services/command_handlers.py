@@ -4,7 +4,6 @@ A creation's decision is version 1 of a new aggregate and carries the command's 
 repeat. A change looks for its own decision in the history first. Either way the first answer is given again.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,13 +12,12 @@ from events import administration as admin
 from events import commands as cmd
 from events import subjects
 from events.commands import Accepted, Command
-from events.context import PLATFORM_ORG
 from events.errors import InvalidInputError, NotFoundError, RejectedError, UnavailableError, VersionConflictError
 from events.ids import first_run_id
 from events.keys import Owner
 from events.model import Event
 from events.processing import RUN, SubmissionCreated
-from services.blueprint_check import problems_of
+from services.blueprint_check import problems_of, registry_of
 from services.creations import after, first, new_user
 from services.domain import administration as things
 from services.domain import run as runs
@@ -158,7 +156,7 @@ class CommandHandlers:
 
     async def create_blueprint(self, command: cmd.CreateBlueprint) -> Accepted:
         """A blueprint, when every step is registered and every config fits its schema."""
-        if problems := problems_of(command.steps, await self._registry(command.steps)):
+        if problems := problems_of(command.steps, await registry_of(self._repository, command.steps)):
             return await self._first_answer(
                 command, admin.BLUEPRINT, InvalidInputError("The blueprint's steps are not valid.", problems)
             )
@@ -200,11 +198,7 @@ class CommandHandlers:
     async def create_submission(self, command: cmd.CreateSubmission) -> Accepted:
         """A submission and, unless it is told not to, its first run: one decision."""
         try:
-            await self._active(command, admin.COMPANY, command.company_id)
-            blueprint = await self._active(command, admin.BLUEPRINT, command.blueprint_id)
-            reading = () if command.reading is None else (command.reading,)
-            if problems := problems_of(reading, await self._registry(reading)):
-                raise InvalidInputError("What is said of the file is not valid.", problems)
+            reading, blueprint = await self._plan(command)
         except RejectedError as error:
             return await self._first_answer(command, RUN, error, first_run_id(command.aggregate_id))
         events = runs.submit(
@@ -219,6 +213,26 @@ class CommandHandlers:
             reuse_results=command.reuse_results,
         )
         return await self._create_run(command, events, command.company_id, command.aggregate_id)
+
+    async def check_submission(self, command: cmd.CheckSubmission) -> Accepted:
+        """Refuses what `create_submission` would refuse, unless that was accepted already."""
+        try:
+            await self._plan(command)
+        except RejectedError:
+            if not await self._log.history(command.org_id, RUN, first_run_id(command.aggregate_id)):
+                raise
+        return Accepted(position=0)
+
+    async def _plan(
+        self, command: cmd.CreateSubmission | cmd.CheckSubmission
+    ) -> tuple[Sequence[admin.BlueprintStep], Thing]:
+        """How the file is read, if it is one, and the blueprint. Raises RejectedError."""
+        await self._active(command, admin.COMPANY, command.company_id)
+        blueprint = await self._active(command, admin.BLUEPRINT, command.blueprint_id)
+        reading = () if command.reading is None else (command.reading,)
+        if problems := problems_of(reading, await registry_of(self._repository, reading), of_file=True):
+            raise InvalidInputError("What is said of the file is not valid.", problems)
+        return reading, blueprint
 
     async def create_run(self, command: cmd.CreateRun) -> Accepted:
         """A further run of a submission, by its blueprint."""
@@ -353,18 +367,6 @@ class CommandHandlers:
         """Raises NotFoundError unless the command's own org has the company; None is the org itself."""
         if company_id is not None:
             await self._active(command, admin.COMPANY, company_id)
-
-    async def _registry(self, steps: Sequence[admin.BlueprintStep]) -> dict[str, admin.StepRegistered]:
-        """The registrations of the steps that a blueprint names; of all, when it names one that is not registered."""
-        keys = sorted({step.key for step in steps})
-        found = await asyncio.gather(*(self._repository.thing(PLATFORM_ORG, admin.STEP, key) for key in keys))
-        registry = {thing.aggregate_id: thing.registration for thing in found if thing.registration is not None}
-        if len(registry) < len(keys):
-            for recorded in await self._log.history(PLATFORM_ORG, admin.STEP, "*"):
-                event = recorded.decision.events[-1]
-                if isinstance(event, admin.StepRegistered):
-                    registry[event.originator_id] = event
-        return registry
 
 
 _HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()}

@@ -25,6 +25,7 @@ ROWS_MAX = 5_000_000
 """Of each run: their ids and one field are held at a time."""
 
 Change = Literal["added", "removed", "changed"]
+CHANGES: tuple[Change, ...] = ("added", "changed", "removed")
 Rows = npt.NDArray[np.int64]
 
 
@@ -72,14 +73,10 @@ async def compare(payloads: Payloads, before: Reference, after: Reference, start
         unequal = await asyncio.to_thread(_unequal, was, now, old_rows, new_rows)
         if unequal.any():
             differs[name] = unequal
-    changed = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(common), bool)
-    rows = _in_order(old.ids, new.ids, common, common[changed])
-    wanted = rows[start : start + limit]
+    counts, wanted = await asyncio.to_thread(_in_order, old.ids, new.ids, common, differs, slice(start, start + limit))
     items = await _items(payloads, wanted, (old, before), (new, after), names, common, differs)
-    kinds: list[Change] = ["added", "removed", "changed"]
-    counts = {kind: sum(1 for _, change in rows if change == kind) for kind in kinds}
     by_field = {name: int(mask.sum()) for name, mask in differs.items()}
-    return Difference(counts, by_field, items, start + limit < len(rows))
+    return Difference(counts, by_field, items, start + limit < sum(counts.values()))
 
 
 async def _side(payloads: Payloads, reference: Reference) -> Side:
@@ -129,14 +126,24 @@ def _unequal(old: list[Column], new: list[Column], old_rows: Rows, new_rows: Row
     return unequal
 
 
-def _in_order(old: Rows, new: Rows, common: Rows, changed: Rows) -> list[tuple[int, Change]]:
-    """Every row that differs, in the order of ids."""
-    added = np.setdiff1d(new, common, assume_unique=True)
-    removed = np.setdiff1d(old, common, assume_unique=True)
-    rows: list[tuple[int, Change]] = [(row, "added") for row in added.tolist()]
-    rows += [(row, "removed") for row in removed.tolist()]
-    rows += [(row, "changed") for row in changed.tolist()]
-    return sorted(rows)
+def _in_order(
+    old: Rows, new: Rows, common: Rows, differs: dict[str, npt.NDArray[np.bool_]], page: slice
+) -> tuple[dict[Change, int], list[tuple[int, Change]]]:
+    """How many rows are of which change, and a page of all of them in the order of ids.
+
+    Python objects are made of the page alone: runs may differ in every row.
+    """
+    changed = np.logical_or.reduce(list(differs.values())) if differs else np.zeros(len(common), bool)
+    found = {
+        "added": np.setdiff1d(new, common, assume_unique=True),
+        "changed": common[changed],
+        "removed": np.setdiff1d(old, common, assume_unique=True),
+    }
+    ids = np.concatenate([found[change] for change in CHANGES])
+    kinds = np.repeat(np.arange(len(CHANGES), dtype=np.int8), [len(found[change]) for change in CHANGES])
+    order = np.argsort(ids, kind="stable")[page]  # no id is in two of them
+    rows = zip(ids[order].tolist(), kinds[order].tolist(), strict=True)
+    return {change: len(found[change]) for change in CHANGES}, [(row, CHANGES[kind]) for row, kind in rows]
 
 
 async def _items(

@@ -219,6 +219,16 @@ async def upload(body: Annotated[UploadSubmission, QueryParams()], call: Authent
     company_id = company_for(call.auth, body.company_id)
     reading = _reading(body.read)
     assert call.file is not None, "an UploadRoute gives one"
+    told = call.envelope({})
+    await call.gateway.commands.check(
+        commands.CheckSubmission(
+            **told.fields(),
+            aggregate_id=told.new_id(SUBMISSION),
+            company_id=company_id,
+            blueprint_id=body.blueprint_id,
+            reading=reading,
+        )
+    )
     stored = await store_file(call.gateway.payloads.blobs, Owner(call.org_id, company_id), call.file)
     await call.still_allowed()
     envelope = call.envelope(

@@ -46,7 +46,9 @@ class CsvReader:
         if len(self._buffer) < BLOCK_BYTES:
             self._refill()
         self.newline = newline_of(self._buffer)
-        hinted, self._start = excel_hint(self._buffer) if config.delimiter is None else (None, 0)
+        hinted, self._start = excel_hint(self._buffer)
+        if hinted is not None and config.delimiter not in (None, hinted.decode()):
+            hinted, self._start = None, 0
         self._line = 2 if self._start else 1  # of the record at _start
         given = config.model_copy(update={"delimiter": hinted.decode()}) if hinted else config
         self.dialect, first = find_dialect(self._buffer[self._start :], given, last=self._last)

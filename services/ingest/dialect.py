@@ -9,13 +9,16 @@ from services.ingest.records import Dialect, Limits, Malformed, line_end, next_l
 DELIMITERS = (b",", b";", b"\t", b"|")
 SAMPLE_RECORDS = 100
 SAMPLE_BYTES = 256 * 1024
-_EXCEL_HINT = re.compile(rb"sep=([\x09\x20-\x7e])(\r\n|\n|\r)")
+_EXCEL_HINT = re.compile(rb'("?)(?i:sep)=([\x09\x20-\x7e])\1(\r\n|\n|\r)')
 
 
 def excel_hint(block: bytes) -> tuple[bytes | None, int]:
-    """The delimiter that a first line such as `sep=;` names, which Excel understands, and that line's length."""
+    """The delimiter that a first line such as `sep=;` names, which Excel understands, and that line's length.
+
+    Writers that quote every field quote this line, too.
+    """
     match = _EXCEL_HINT.match(block)
-    return (match[1], match.end()) if match else (None, 0)
+    return (match[2], match.end()) if match else (None, 0)
 
 
 def sample(block: bytes, dialect: Dialect, config: ReadFileConfig, *, last: bool) -> list[list[bytes]]:

@@ -1,6 +1,7 @@
 """Parquet: values as JSON has them, and exact text for what JSON has not."""
 
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -120,6 +121,8 @@ class ParquetReader:
             code = "undecodable"
         elif pa.types.is_string(plain.type):
             wrong, code = pc.greater(pc.binary_length(plain), self._config.max_field_bytes), "field_too_long"
+            if pa.types.is_temporal(array.type):
+                wrong, code = pc.starts_with(plain, OUT_OF_RANGE), "out_of_range"
         if wrong is not None and pc.any(wrong).as_py():
             for row in np.flatnonzero(wrong.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
                 value = plain[row].as_py()
@@ -127,6 +130,9 @@ class ParquetReader:
                 faults.setdefault(row, Reject(first + row + 1, name, code, bounded(shown)))
         return Column(_KINDS[str(column.type)], column)
 
+
+OUT_OF_RANGE: Final = "<value"
+"""What Arrow writes for a date or time that no calendar has begins so."""
 
 _KINDS: Final[Mapping[str, Any]] = {"string": "string", "int64": "integer", "double": "number", "bool": "boolean"}
 
@@ -139,6 +145,8 @@ def _damaged(error: Exception) -> StepError:
 
 def _plain(array: pa.Array, name: str) -> pa.Array | list[Any]:
     """The values as one of Arrow's types that columns have, or as binary, or as a list of JSON values."""
+    if isinstance(array.type, pa.UuidType):
+        return pa.array([None if value is None else str(uuid.UUID(bytes=value)) for value in array.storage.to_pylist()])
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pa.types.is_dictionary(array.type):
@@ -155,18 +163,34 @@ def _plain(array: pa.Array, name: str) -> pa.Array | list[Any]:
     if pa.types.is_floating(kind):
         return array.cast(pa.float64())
     if pa.types.is_timestamp(kind):
-        text = pc.replace_substring(array.cast(pa.timestamp(kind.unit)).cast(pa.string()), " ", "T")
-        return text if kind.tz is None else pc.binary_join_element_wise(text, "Z", "")
+        return _timestamps(array.cast(pa.timestamp(kind.unit)).cast(pa.string()), "" if kind.tz is None else "Z")
     if pa.types.is_decimal(kind):
         text = array.cast(pa.string())
         if pc.any(pc.match_substring(text, "E")).as_py():
             return pa.array([None if v is None else format(v, "f") for v in array.to_pylist()], pa.string())
         return text
-    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_date(kind) or pa.types.is_time(kind):
         return array.cast(pa.string())
-    if kind == pa.string_view():
-        return array.cast(pa.string())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        text = array.cast(pa.string())
+        return text if _is_utf8(text) else text.cast(pa.binary())
     return array.cast(pa.binary())
+
+
+def _timestamps(text: pa.Array, zone: str) -> pa.Array:
+    """Arrow's text of timestamps as ISO 8601; what is out of range as it is."""
+    found = pc.binary_join_element_wise(pc.replace_substring(text, " ", "T"), zone, "")
+    beyond = pc.starts_with(text, OUT_OF_RANGE)
+    return pc.if_else(beyond, text, found) if pc.any(beyond).as_py() else found
+
+
+def _is_utf8(text: pa.Array) -> bool:
+    """Whether the text is what it says: writers put other bytes there, too, and Arrow takes their word for it."""
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _listed(array: pa.Array, name: str) -> list[Any]:

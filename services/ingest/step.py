@@ -26,7 +26,8 @@ def read_file(parts: Iterator[bytes], config: ReadFileConfig) -> Iterator[Result
     names a field, the raw value. The last result has the report. Nothing depends on where the parts are cut.
 
     Raises StepError: `empty_file`, `damaged_file`, `format_mismatch`, `compression_mismatch`, `encoding_mismatch`,
-    `unsupported_format`, `not_text`, `json_array`, `file_too_large`, `unpacks_too_large`, `too_many_columns`,
+    `unsupported_format`, `not_text`, `json_array`, `json_object`,
+    `file_too_large`, `unpacks_too_large`, `too_many_columns`,
     `unknown_field` and others of the formats; and what `parts` raises.
     """
     account = Account(config)
@@ -102,7 +103,7 @@ def _source(parts: Iterator[bytes], config: ReadFileConfig, _: Context) -> Itera
 
 READ_FILE = Step(
     "read_file",
-    version=f"1+pyarrow{version('pyarrow')}+calamine{version('python-calamine')}+jiter{version('jiter')}",
+    version=f"2+pyarrow{version('pyarrow')}+calamine{version('python-calamine')}+jiter{version('jiter')}",
     summary="Read an uploaded file (CSV, JSON lines, Parquet, XLSX; gzip and zstd) into rows.",
     config_model=ReadFileConfig,
     body=Source(_source),

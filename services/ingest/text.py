@@ -113,6 +113,11 @@ def text_format(block: bytes, declared: str) -> str:
             "(`jq -c '.[]'` makes them).",
             code="json_array",
         )
+    if first == b"{" and declared != "csv":
+        raise StepError(
+            "The file is one JSON object over several lines. JSON lines have one object a line (`jq -c .` makes them).",
+            code="json_object",
+        )
     objects = first.startswith(b"{") and any(_is_object(line) for line in lines[:SNIFFED_LINES])
     found = "jsonl" if objects or (declared == "jsonl" and first.startswith(b"{")) else "csv"
     if declared not in ("auto", found):

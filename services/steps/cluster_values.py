@@ -113,6 +113,7 @@ cluster_values = Step(
     config_model=ClusterValuesConfig,
     body=Exchange(_extract, _combine, _apply, extracts=lambda config: [config.field]),
     reads=lambda config: [config.field],
+    isolated=True,  # pairs are many more than values
     holds="Each distinct text of the field, once.",
     examples=[
         Example(

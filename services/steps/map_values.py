@@ -62,6 +62,7 @@ class MapValuesConfig(RowwiseConfig):
     version=f"1+rapidfuzz{version('rapidfuzz')}",
     summary="Replace a field's values by a table, with a default and approximate matches.",
     config=MapValuesConfig,
+    isolated=True,  # every value is compared with every key
     reads=reads_unless_rejecting(lambda config: [config.field]),
     examples=[
         Example(

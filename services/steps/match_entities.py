@@ -317,6 +317,7 @@ match_entities = Step(
     config_model=MatchEntitiesConfig,
     body=Exchange(_extract, _combine, _apply, _keep),
     references=lambda config: () if config.entity_set is None else (SET_PREFIX + config.entity_set,),
+    isolated=True,  # pairs are many more than rows
     holds="The compared fields of every row and of every record of the set; 8 bytes a candidate pair, some times over.",
     examples=[
         Example(

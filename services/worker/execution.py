@@ -47,13 +47,20 @@ def failure_of(step_key: str, error: Exception) -> Failure:
     """What a step raised, in words."""
     match error:
         case ValidationError():
-            return Failure("config_invalid", bounded(f"The config of {step_key} does not fit: {error}"), False)
+            return Failure("config_invalid", bounded(f"The config of {step_key} does not fit: {_faults(error)}"), False)
         case StepError():
             return Failure(error.code, bounded(str(error)), error.retryable)
         case MemoryError() | pa.ArrowMemoryError():
             return Failure("out_of_memory", "The step needed more memory than it may have.", retryable=False)
     where = traceback.extract_tb(error.__traceback__)[-1]
     return Failure("step_exception", bounded(f"{error!r} in {where.name}, line {where.lineno}"), retryable=True)
+
+
+def _faults(error: ValidationError) -> str:
+    """What is wrong with a config, and where in it; without the library's links, which mean nothing to the reader."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [("/".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")) for fault in found]
+    return "; ".join(f"{place}: {message}" if place else message for place, message in places)
 
 
 def encode(output: StepOutput) -> Executed:

@@ -15,6 +15,7 @@ from events.logging import get_logger
 from events.subjects import BULK, QUICK, Lane
 from services.worker.child import FRAME_HEAD
 from services.worker.execution import Executed, Failure, unpack
+from services.worker.slots import FairSlots
 
 START_TIMEOUT_S = 30.0
 ENDING_TIMEOUT_S = 2.0
@@ -52,15 +53,17 @@ class Place(Protocol):
 
 
 class StepProcesses:
-    """Up to `size` step processes, started when they are first needed and kept for the next batch.
+    """Up to `size` step processes of one org, started when they are first needed and kept for the next batch.
 
-    One more is for quick tasks, which so never wait until a bulk batch is done.
+    One more is for quick tasks, which so never wait until a bulk batch is done. And one more of each kind is there for
+    other orgs: whoever fills all that one org may have with steps that go on and on holds up nobody else.
     """
 
     def __init__(self, size: int, modules: Sequence[str], memory_max_bytes: int) -> None:
-        self._slots = {BULK: asyncio.Semaphore(size), QUICK: asyncio.Semaphore(size + 1)}
+        self._slots = {BULK: FairSlots(size + 1, size), QUICK: FairSlots(size + 3, size + 1)}
         self._command = [sys.executable, "-m", "services.worker.child", str(memory_max_bytes), *modules]
         self._idle: list[asyncio.subprocess.Process] = []
+        self._kept = size + 1
         self._size = size
         self._asked = 0
 
@@ -147,7 +150,10 @@ class StepProcesses:
             if process is not None:
                 await _kill(process)
             raise
-        self._idle.append(process)
+        if len(self._idle) < self._kept:
+            self._idle.append(process)
+        else:
+            await _kill(process)
         return answer
 
     async def close(self) -> None:

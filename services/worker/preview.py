@@ -19,10 +19,9 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from events import subjects
-from events.administration import STEP, BlueprintStep, StepRegistered
+from events.administration import BlueprintStep
 from events.batch import BatchStore, EncodedChunk, EncodedColumn, encoded_ids
 from events.blobs import BlobStore
-from events.context import PLATFORM_ORG
 from events.errors import DataEngineError, InvalidInputError, RejectedError, UnavailableError, rejection_to_json
 from events.keys import Owner
 from events.log import EventLog
@@ -41,7 +40,7 @@ from events.preview import (
     PreviewStep,
 )
 from events.subjects import BULK
-from services.blueprint_check import problems_of
+from services.blueprint_check import problems_of, registry_of
 from services.repository import Repository
 from services.steps._rowwise import check_fields
 from services.steps.base import Step, StepError
@@ -52,7 +51,7 @@ from services.worker.isolation import Place
 from services.worker.references import TenantKeys, references_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
-from services.worker.slots import FairSlots
+from services.worker.slots import ON_BEHALF_OF, FairSlots
 from services.worker.wire import ChunkResult, Frames, Task, chunk_frames
 
 QUEUE = "previews"
@@ -101,7 +100,6 @@ class Previewer:
     ) -> None:
         self._nc = connection
         self._log = EventLog(connection)
-        self._repository = Repository(self._log)
         self._blobs = BlobStore(connection)
         self._registry = registry
         self._places = places
@@ -167,6 +165,7 @@ class Previewer:
     async def _preview(self, request: PreviewRequest, message: Msg) -> None:
         """The steps one after the other, each told as it is done. Raises RejectedError, UnavailableError."""
         deadline_s = time.monotonic() + TIMEOUT_S
+        ON_BEHALF_OF.set(request.org_id)
         await self._check(request.steps)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -184,16 +183,11 @@ class Previewer:
                     stopped = f"Step {index} ({planned.key}) gave it no rows."
                 await self._send(message, PreviewMessage(kind="step", step=told))
         finally:
-            self._slots.release()
+            self._slots.release(request.org_id)
 
     async def _check(self, steps: Sequence[BlueprintStep]) -> None:
         """Raises InvalidInputError with every fault, as the creation of such a blueprint would."""
-        keys = sorted({step.key for step in steps})
-        things = await asyncio.gather(*(self._repository.fresh_thing(PLATFORM_ORG, STEP, key) for key in keys))
-        known: dict[str, StepRegistered] = {
-            thing.aggregate_id: thing.registration for thing in things if thing.registration is not None
-        }
-        if problems := problems_of(steps, known):
+        if problems := problems_of(steps, await registry_of(Repository(self._log), steps)):
             raise InvalidInputError("The steps are not valid.", problems)
 
     async def _step(

@@ -43,7 +43,7 @@ from services.worker.references import TenantKeys
 from services.worker.registry import load_steps
 from services.worker.remote import Places, RemoteStep, RemoteSteps
 from services.worker.reuse import Reuser
-from services.worker.slots import FairSlots
+from services.worker.slots import ON_BEHALF_OF, FairSlots
 from services.worker.task import Task, TaskRunner
 from services.worker.watchdog import Watchdog
 
@@ -55,6 +55,8 @@ BULK_AT_ONCE = 8
 in flight is one before a quick run's append."""
 ACK_PENDING_MAX = 1_000_000
 """Tasks that wait out a backoff are pending too; one tenant's must not hold up another's."""
+BULK_RESERVE = 2
+"""Bulk tasks that a worker takes beyond those which one org may have it take."""
 CONSUMER_CHECK_S = 15.0
 DRAIN_S = 8.0
 
@@ -89,7 +91,8 @@ class Worker:
         self._archive = ArchiveReader(settings)
         self._steps = load_steps(settings.step_modules)
         self._slots = {key: FairSlots(settings.worker_concurrency) for key in self._steps}
-        self._bulk_slots = FairSlots(min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency))
+        bulk = min(BULK_AT_ONCE + settings.worker_processes, settings.worker_concurrency)
+        self._bulk_slots = FairSlots(bulk + BULK_RESERVE, bulk)
         self._in_hand: dict[str, Held] = {}  # by the task's subject
         self._working: set[asyncio.Task[None]] = set()
         self._unstarted: list[Any] = []  # subscribers of remote steps
@@ -207,13 +210,14 @@ class Worker:
         return subscriber
 
     async def _work(self, held: "Held", slots: FairSlots) -> None:
+        ON_BEHALF_OF.set(_org_of(held.message))
         outcome: Outcome = RetryAfter(DRAIN_S)  # not sooner: this worker would only get it again while it leaves
         try:
             if not self._stopping:
                 with observe.task(held.message) as seen:
                     outcome = seen.of(await self._outcome(held.message))
         finally:  # a cancelled task is handed back
-            slots.release()
+            slots.release(_org_of(held.message))
             self._in_hand.pop(held.message.subject, None)
             await self._settle(held.message, outcome)
 

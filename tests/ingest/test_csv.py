@@ -55,7 +55,14 @@ def test_delimiters_and_line_ends_are_found(delimiter: str, newline: str) -> Non
 
 
 def test_the_hint_that_excel_writes_is_understood() -> None:
-    assert rows(b"sep=;\r\na;b\r\n1,2;3,4\r\n") == [{"a": "1,2", "b": "3,4"}]
+    for hint in (b"sep=;\r\n", b"SEP=;\r\n", b'"sep=;"\r\n', b"\xef\xbb\xbfsep=;\n"):
+        assert rows(hint + b"a;b\r\n1,2;3,4\r\n") == [{"a": "1,2", "b": "3,4"}]
+        assert rows(hint + b"a;b\r\n1,2;3,4\r\n", delimiter=";") == [{"a": "1,2", "b": "3,4"}]
+
+
+def test_a_hint_that_the_config_contradicts_is_no_hint() -> None:
+    assert read(b"sep=;,b\n1,2\n", delimiter=",").frame.names == ("sep=;", "b")
+    assert read(b"sep=;\n1\n", delimiter=",").frame.names == ("sep=;",)
 
 
 def test_names_are_made_different_letter_case_aside() -> None:

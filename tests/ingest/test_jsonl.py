@@ -40,6 +40,13 @@ def test_lines_that_are_no_records_are_rejects() -> None:
     assert found.frame.row_ids() == [0, 11]
 
 
+def test_one_json_object_over_several_lines_is_explained() -> None:
+    for config in ({}, {"format": "jsonl"}):
+        with pytest.raises(StepError) as caught:
+            results(b'{\n  "a": 1\n}\n', **config)
+        assert caught.value.code == "json_object"
+
+
 def test_a_json_array_is_explained() -> None:
     for data in (b'[{"a":1},{"a":2}]', b'[\n{"a":1}\n]'):
         with pytest.raises(StepError, match="jq") as caught:

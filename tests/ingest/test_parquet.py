@@ -1,9 +1,11 @@
 """Parquet."""
 
 import io
+import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -95,3 +97,35 @@ def test_columns_are_converted() -> None:
     found = read(parquet(pa.table({"a": [1, 2], "b": ["1", "x"]})), columns={"a": "text", "b": "integer"})
     assert found.frame.records() == [{"a": "1", "b": 1}]
     assert refused(found.rejects) == [(2, "not_integer")]
+
+
+def test_uuids_are_text() -> None:
+    """DuckDB and others write them by the format's own type; their bytes are no text."""
+    found = uuid.UUID("0f5d4262-4123-4b57-ae74-47d777ce7657")
+    table = pa.table({"id": pa.array([found.bytes, None], pa.uuid())})
+    assert rows(parquet(table)) == [{"id": str(found)}, {"id": None}]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (2**62, pa.timestamp("ms")),
+        (-(2**62), pa.timestamp("us", "UTC")),
+        (2**31 - 1, pa.date32()),
+    ],
+)
+def test_times_that_no_calendar_has_are_rejected(value: int, kind: pa.DataType) -> None:
+    integers = pa.array([0, value], pa.int32() if kind == pa.date32() else pa.int64())
+    found = read(parquet(pa.table({"at": integers.cast(kind)})))
+    assert [record["at"][:10] for record in found.frame.records()] == ["1970-01-01"]
+    assert refused(found.rejects) == [(2, "out_of_range")]
+    assert str(value) in str(found.rejects[0].value)
+
+
+def test_text_that_is_no_utf8_is_rejected() -> None:
+    """Arrow takes a writer's word for it."""
+    offsets, data = pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"ok\xff\xfe")
+    table = pa.table({"x": pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])})
+    found = read(parquet(table))
+    assert found.frame.records() == [{"x": "ok"}]
+    assert [(reject.row, reject.code, reject.value) for reject in found.rejects] == [(2, "undecodable", "fffe")]

@@ -77,15 +77,35 @@ async def test_slots_go_to_the_keys_in_turn():
     async def work(key: str) -> None:
         await slots.acquire(key)
         order.append(key)
-        slots.release()
+        slots.release(key)
 
     await slots.acquire("first")
     waiting = [asyncio.create_task(work(key)) for key in "aaaaabbc"]
     while len(slots._waiting) < 3:
         await asyncio.sleep(0)
-    slots.release()
+    slots.release("first")
     await asyncio.gather(*waiting)
     assert "".join(order) == "abcabaaa"
+
+
+async def test_nobody_holds_all_slots():
+    slots = FairSlots(3, each_max=2)
+    await slots.acquire("a")
+    await slots.acquire("a")
+    third = asyncio.create_task(slots.acquire("a"))
+    while not slots._waiting:
+        await asyncio.sleep(0)
+    await asyncio.wait_for(slots.acquire("b"), 5)
+    slots.release("b")
+    await asyncio.wait_for(slots.acquire("b"), 5)
+    other = asyncio.create_task(slots.acquire("b"))
+    while len(slots._waiting) < 2:
+        await asyncio.sleep(0)
+    slots.release("b")
+    await asyncio.wait_for(other, 5)
+    assert not third.done(), "its key has all that it may have"
+    slots.release("a")
+    await asyncio.wait_for(third, 5)
 
 
 async def test_who_leaves_the_line_costs_no_slot():
@@ -96,7 +116,7 @@ async def test_who_leaves_the_line_costs_no_slot():
         await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    slots.release()
+    slots.release("a")
     given.cancel()  # it has the slot already, and does not know it yet
     await asyncio.gather(given, return_exceptions=True)
     await asyncio.wait_for(slots.acquire("d"), 5)

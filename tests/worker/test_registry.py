@@ -62,3 +62,10 @@ def test_a_module_that_cannot_be_used_is_named_with_the_reason(write, code, word
 def test_a_module_that_there_is_not():
     with pytest.raises(ConfigurationError, match="there_is_not"):
         load_steps(["there_is_not"])
+
+
+def test_what_takes_more_than_its_rows_time_is_not_done_on_the_workers_loop():
+    """64 KiB of these steps' input took 5 seconds, in which the worker did nothing for anybody else."""
+    steps = load_steps(["services.steps.catalogue"])
+    wanted = {"cluster_values", "map_values", "match_entities", "derive", "filter", "validate", "flatten"}
+    assert {key for key in wanted if not steps[key].isolated} == set()
