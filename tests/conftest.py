@@ -2,7 +2,6 @@
 those that ask for it the whole system beside them.
 """
 
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -22,10 +21,8 @@ from events.log import EventLog
 from events.settings import Settings
 from migrations.database import migrate
 from migrations.streams import migrate_streams
-from tests.system.client import SYSTEM_JWT_SECRET, Org, new_org
+from tests.system.client import SYSTEM_JWT_SECRET, SYSTEM_MASTER_KEYS, Org, new_org
 
-SYSTEM_MASTER_KEYS = ",".join(f"{name}:{base64.b64encode(name.encode() * 8).decode()}" for name in ("main", "next"))
-"""Of all that seals on this run's servers: a process without the key of a decision waits for it."""
 STEP_MODULES = ("services.steps.catalogue", "bench.steps", "tests.system.faulty_steps")
 
 

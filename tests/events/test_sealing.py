@@ -20,7 +20,7 @@ from events.keys import KeyMissingError, MasterKeys, Owner
 from events.log import EventLog, decision_id
 from events.mapper import SALT_BYTES, decode_decision
 from events.model import Decision
-from tests.conftest import SYSTEM_MASTER_KEYS
+from tests.system.client import SYSTEM_MASTER_KEYS
 
 MARKER = "Plainly Readable Ltd"
 MASTER, OTHER = SYSTEM_MASTER_KEYS.split(",")
