@@ -2,7 +2,6 @@
 those that ask for it the whole system beside them.
 """
 
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -22,9 +21,8 @@ from events.log import EventLog
 from events.settings import Settings
 from migrations.database import migrate
 from migrations.streams import migrate_streams
-from tests.system.client import SYSTEM_JWT_SECRET, Org, new_org
+from tests.system.client import SYSTEM_JWT_SECRET, SYSTEM_MASTER_KEYS, Org, new_org
 
-SYSTEM_MASTER_KEYS = "tests:" + base64.b64encode(b"of the system under test, secret").decode()
 STEP_MODULES = ("services.steps.catalogue", "bench.steps", "tests.system.faulty_steps")
 
 

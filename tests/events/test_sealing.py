@@ -20,10 +20,10 @@ from events.keys import KeyMissingError, MasterKeys, Owner
 from events.log import EventLog, decision_id
 from events.mapper import SALT_BYTES, decode_decision
 from events.model import Decision
+from tests.system.client import SYSTEM_MASTER_KEYS
 
 MARKER = "Plainly Readable Ltd"
-MASTER = "main:" + base64.b64encode(b"m" * 32).decode()
-OTHER = "next:" + base64.b64encode(b"n" * 32).decode()
+MASTER, OTHER = SYSTEM_MASTER_KEYS.split(",")
 
 
 def company(owner: Owner, version: int = 1) -> Decision:

@@ -14,8 +14,8 @@ import pytest
 from events.connection import connect
 from events.keyring import use_keys
 from events.keys import MasterKeys
-from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.observability.conftest import JWT_SECRET
+from tests.system.client import SYSTEM_MASTER_KEYS
 
 HASH = hashlib.sha256(b"a verifier").hexdigest()
 

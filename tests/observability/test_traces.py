@@ -12,8 +12,8 @@ from events.connection import connect
 from events.keyring import use_keys
 from events.keys import MasterKeys
 from events.log import EventLog
-from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.observability.collector import Received
+from tests.system.client import SYSTEM_MASTER_KEYS
 
 SERVER, PRODUCER, CONSUMER = 2, 4, 5
 ALLOWED_ATTRIBUTES = {

@@ -1,5 +1,6 @@
 """An HTTP client for the tests: calls endpoints by name, and knows an org of its own."""
 
+import base64
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ import httpx
 from cli.bootstrap import create_org
 
 SYSTEM_JWT_SECRET = "the-secret-of-the-sessions-of-the-system-under-test"
+SYSTEM_MASTER_KEYS = ",".join(f"{name}:{base64.b64encode(name.encode() * 8).decode()}" for name in ("main", "next"))
+"""Of all that seals on this run's servers: a process without the key of a decision waits for it."""
 
 
 @dataclass

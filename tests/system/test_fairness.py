@@ -15,8 +15,7 @@ from events.keyring import use_keys
 from events.keys import MasterKeys
 from events.log import EventLog
 from services.open_runs import QUICK_RUNS
-from tests.conftest import SYSTEM_MASTER_KEYS
-from tests.system.client import Org, new_org
+from tests.system.client import SYSTEM_MASTER_KEYS, Org, new_org
 
 BACKLOG = 200
 AT_ONCE = 16

@@ -18,9 +18,8 @@ from events.settings import Settings
 from projections.database import create_pool
 from projections.rebuild import rebuild
 from services.domain import run as runs
-from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.domain.test_run_machine import check_history
-from tests.system.client import Org, new_org
+from tests.system.client import SYSTEM_MASTER_KEYS, Org, new_org
 
 RUNS = 200
 INFLIGHT = 16

@@ -16,8 +16,7 @@ from events.keyring import use_keys
 from events.keys import MasterKeys
 from events.settings import Settings
 from services.ingest.config import CHUNK_ROWS
-from tests.conftest import SYSTEM_MASTER_KEYS
-from tests.system.client import Org
+from tests.system.client import SYSTEM_MASTER_KEYS, Org
 from tests.system.test_batches import uploaded
 
 CHUNKS = 12
