@@ -50,12 +50,13 @@ class MemoryMeter:
                 root = psutil.Process(pid)
                 for process in (root, *root.children(recursive=True)):
                     key = (name if process.pid == pid else f"{name} child", process.pid)
-                    self._peaks[key] = max(self._peaks.get(key, 0), _peak_bytes(process))
+                    self._peaks[key] = max(self._peaks.get(key, 0), peak_bytes(process))
             except psutil.NoSuchProcess:
                 continue  # it ended meanwhile; what was seen of it stands
 
 
-def _peak_bytes(process: psutil.Process) -> int:
+def peak_bytes(process: psutil.Process) -> int:
+    """The highest resident set of a process so far. Raises psutil.NoSuchProcess."""
     try:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

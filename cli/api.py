@@ -1,5 +1,6 @@
 """The HTTP API as the command line uses it: the same way in as every other client."""
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -54,6 +55,18 @@ class Api:
                     response.read()
                     self._answer(endpoint, response)
                 yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def lines(self, endpoint: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The lines of JSON that an endpoint answers with, as they come in. Raises ApiError."""
+        try:
+            with self._http.stream("POST", endpoint, json=body) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    self._answer(endpoint, response)
+                for line in response.iter_lines():
+                    yield json.loads(line)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

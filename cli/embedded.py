@@ -4,17 +4,20 @@ They listen on the loopback only, with secrets made at the first start. The port
 """
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,8 @@ class EmbeddedConfig:
     nats_passwords: dict[str, str]
     database_passwords: dict[str, str]
     tenant_key: str
+    master_keys: str
+    audit_key: str
 
     @property
     def nats_url(self) -> str:
@@ -333,7 +338,14 @@ def _new_secrets() -> dict[str, Any]:
         "nats_passwords": {name: new_password() for name in (*NATS_PROCESSES, REMOTE_WORKER)},
         "database_passwords": {name: new_password() for name in LOGINS},
         "tenant_key": new_password(),
+        "master_keys": f"embedded:{base64.b64encode(os.urandom(32)).decode()}",
+        "audit_key": new_key(),
     }
+
+
+def new_key() -> str:
+    """32 random bytes in base64: an Ed25519 key (RFC 8032)."""
+    return b64encode(secrets.token_bytes(32)).decode()
 
 
 def free_port(host: str = HOST) -> int:

@@ -1,5 +1,8 @@
 """The catalogue of events as docs/events.md shows it, made from the event models."""
 
+from inspect import cleandoc
+from typing import Any
+
 from pydantic.fields import FieldInfo
 
 from events.mapper import CATALOGUE, ENVELOPE_VERSION
@@ -7,7 +10,8 @@ from events.model import STATE_FIELDS_EXCLUDED, Event
 
 HEAD = f"""# Events
 
-Made by `dex docs events`; a test holds it to the code. A message of the log is one decision: its subject is
+Made by `dex events catalog`, which is `dex docs events`; a test holds it to the code. A message of the log is one
+decision: its subject is
 `events.<org>.<kind>.<id>.<version>.<class>.<detail>`, its body the envelope below with 1..n events. An event of class
 version N that is read by later code is upcast to today's version; the topic never changes.
 
@@ -34,13 +38,52 @@ def event_catalogue() -> str:
 
 
 def _section(kind: type[Event]) -> str:
-    fields = [(name, field) for name, field in kind.model_fields.items() if name not in STATE_FIELDS_EXCLUDED]
-    lines = [f"## `{kind.TOPIC}` (version {kind.class_version})", "", (kind.__doc__ or "").strip(), ""]
+    fields = _fields(kind)
+    lines = [f"## `{kind.TOPIC}` (version {kind.class_version})", "", _about(kind), "", _history(kind), ""]
     if fields:
         lines += ["| field | type | |", "|---|---|---|"]
         lines += [f"| `{name}` | `{_type_of(field)}` | {_optional(field)} |" for name, field in fields]
         lines.append("")
     return "\n".join(lines)
+
+
+def event_facts() -> list[dict[str, Any]]:
+    """The same as plain JSON types: topic, version, `since` (release by version), what changed, and the fields."""
+    return [
+        {
+            "topic": kind.TOPIC,
+            "version": kind.class_version,
+            "since": {str(version): release for version, release in enumerate(kind.SINCE, 1)},
+            "changes": {str(version): _change(kind, version) for version in range(2, kind.class_version + 1)},
+            "about": _about(kind),
+            "fields": [
+                {"name": name, "type": _type_of(field).replace("\\|", "|"), "required": field.is_required()}
+                for name, field in _fields(kind)
+            ],
+        }
+        for kind in CATALOGUE
+    ]
+
+
+def _fields(kind: type[Event]) -> list[tuple[str, FieldInfo]]:
+    return [(name, field) for name, field in kind.model_fields.items() if name not in STATE_FIELDS_EXCLUDED]
+
+
+def _about(kind: type[Event]) -> str:
+    return (kind.__doc__ or "").strip()
+
+
+def _history(kind: type[Event]) -> str:
+    """Since when there is each version, and how the one before it is read."""
+    later = (
+        f"Version {version} since {kind.SINCE[version - 1]}: {_change(kind, version)}"
+        for version in range(2, kind.class_version + 1)
+    )
+    return "\n".join([f"Since {kind.SINCE[0]}.", *later])
+
+
+def _change(kind: type[Event], version: int) -> str:
+    return cleandoc(getattr(kind, f"upcast_v{version - 1}_v{version}").__doc__)
 
 
 def _type_of(field: FieldInfo) -> str:
@@ -55,6 +98,7 @@ def _type_of(field: FieldInfo) -> str:
         "events.administration.",
         "events.entities.",
         "events.context.",
+        "events.processing.",
     ):
         text = text.replace(prefix, "")
     return text.replace("|", "\\|")

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from cli import credentials, database_roles, processes
+from cli.audit_commands import audit_app
+from cli.document_commands import docs_app
 from cli.embedded import REMOTE_WORKER
+from cli.key_commands import keys_app
+from cli.log_commands import log_app
 from cli.operator_commands import database_app, security_app
 from cli.render import console, print_json
+from cli.replay_command import events_app, replay
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
 from cli.token_commands import token_app
+from cli.work_commands import preview
 from events.errors import ConfigurationError
 from events.settings import Settings
 
@@ -25,12 +31,17 @@ app = typer.Typer(
     help="data-engine-x: event-sourced pipelines.",
 )
 org_app = typer.Typer(no_args_is_help=True, help="Orgs (the platform's operator only).")
-docs_app = typer.Typer(no_args_is_help=True, help="Documents that are made from the code.")
 app.add_typer(org_app, name="org")
 app.add_typer(token_app, name="token")
 app.add_typer(database_app, name="database")
 app.add_typer(security_app, name="security")
+app.add_typer(keys_app, name="keys")
+app.add_typer(log_app, name="log")
 app.add_typer(docs_app, name="docs")
+app.add_typer(audit_app, name="audit")
+app.command()(preview)
+app.add_typer(events_app, name="events")
+app.command("replay")(replay)
 
 
 @app.command()
@@ -186,56 +197,6 @@ def org_limits(
     run(set_org_limits(running_settings().nats_servers, org_id, limits))
     shown = limits.model_dump(exclude_none=True)
     console.print(", ".join(f"{name}={value:g}" for name, value in shown.items()) or "The platform's defaults.")
-
-
-@docs_app.command("asyncapi")
-def docs_asyncapi() -> None:
-    """Print the AsyncAPI document of commands and tasks."""
-    from cli.documents import asyncapi
-
-    print(asyncapi(Settings()))
-
-
-@docs_app.command("openapi")
-def docs_openapi() -> None:
-    """Print the OpenAPI document of the HTTP API."""
-    from cli.documents import openapi
-
-    print(openapi(Settings()))
-
-
-@docs_app.command("permissions")
-def docs_permissions() -> None:
-    """Print who may call which endpoint, as Markdown."""
-    from cli.documents import permissions
-
-    print(permissions())
-
-
-@docs_app.command("events")
-def docs_events() -> None:
-    """Print the catalogue of events, as Markdown."""
-    from cli.event_catalogue import event_catalogue
-
-    print(event_catalogue())
-
-
-@docs_app.command("steps")
-def docs_steps(
-    key: Annotated[str | None, typer.Argument(help="One step's page; without it, the list of all.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write every page below this folder instead.")] = None,
-) -> None:
-    """Print the catalogue of steps, or one step's page, as Markdown."""
-    from cli.step_pages import pages, write_pages
-
-    if out is not None:
-        console.print(f"{len(write_pages(out))} pages")
-        return
-    made = pages()
-    name = "steps.md" if key is None else f"steps/{key}.md"
-    if name not in made:
-        raise typer.BadParameter(f"there is no step {key!r}; `dex docs steps` lists those that there are")
-    print(made[name], end="")
 
 
 @app.command("dead-letters")

@@ -13,6 +13,7 @@ from events import metrics, tracing
 from events.connection import connect
 from events.errors import DataEngineError, UnavailableError
 from events.health import answer_health
+from events.keyring import use_keys, wrapper_of
 from events.logging import configure_logging, get_logger
 from events.settings import Settings
 from services.broker import build_broker
@@ -90,6 +91,7 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
     if not await _bound_by_row_security(settings, PROJECTOR, stop):
         return
     connection = await connect(settings.nats_servers, PROJECTOR)
+    use_keys(connection, wrapper_of(settings))
     try:
         await answer_health(connection, PROJECTOR)
         await run_projector(settings, connection, stop)
@@ -98,15 +100,17 @@ async def serve_projector(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def serve_archiver(settings: Settings, stop: asyncio.Event) -> None:
-    """The archiver."""
+    """The archiver, and beside it what makes the histories provable."""
     from projections.archive.archiver import run_archiver
+    from projections.archive.proving import Proving, together
 
     if not await _bound_by_row_security(settings, ARCHIVER, stop):
         return
     connection = await connect(settings.nats_servers, ARCHIVER)
     try:
         await answer_health(connection, ARCHIVER)
-        await run_archiver(settings, connection, stop)
+        proving = Proving(settings, connection)
+        await together(stop, run_archiver(settings, connection, stop, archived=proving.wake), proving.run(stop))
     finally:
         await connection.close()
 

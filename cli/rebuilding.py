@@ -9,6 +9,7 @@ from rich.progress import Progress as Bar
 from cli.render import console, facts_table, print_json
 from events.connection import connect
 from events.errors import InvalidInputError
+from events.keyring import use_keys, wrapper_of
 from events.settings import Settings
 from projections.database import create_pool
 from projections.generations import Building, BuildProgress, drop_old, successions
@@ -30,6 +31,7 @@ def _bar(what: str, *, quiet: bool) -> Bar:
 async def rebuild_and_show(settings: Settings, name: str | None, *, accept_log: bool, as_json: bool) -> bool:
     """Rebuild, show what was found, and return whether everything was what the log gives."""
     connection = await connect(settings.nats_servers, "dex")
+    use_keys(connection, wrapper_of(settings))
     bar = _bar("Rebuilding", quiet=as_json)
 
     def show(now: Progress) -> None:
@@ -58,6 +60,7 @@ async def build_and_show(
     Raises InvalidInputError when there is nothing of that name to build, NotSwitchedError.
     """
     connection = await connect(settings.nats_servers, "dex")
+    use_keys(connection, wrapper_of(settings))
     bar = _bar("Building", quiet=as_json)
 
     def show(now: BuildProgress) -> None:

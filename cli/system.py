@@ -43,10 +43,13 @@ class Endpoints:
     gateway_url: str
     process_nats_urls: dict[str, str] = field(default_factory=dict)
     process_database_urls: dict[str, str] = field(default_factory=dict)
+    master_keys: str | None = None
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings of the operator's commands."""
         urls = {"nats_url": SecretStr(self.nats_url), "database_url": SecretStr(self.database_url)}
+        if self.master_keys and settings.master_keys is None:
+            urls["master_keys"] = SecretStr(self.master_keys)
         return settings.model_copy(update=urls)
 
     def for_process(self, settings: Settings, name: str) -> Settings:
@@ -60,6 +63,10 @@ class Endpoints:
             own["jwt_secret"] = None
         if name != WORKER:
             own["tenant_key"] = None
+        if name == ARCHIVER:  # it copies bytes
+            own["master_keys"] = None
+        if name != ARCHIVER:
+            own |= {"audit_key": None, "audit_push_url": None}
         return settings.model_copy(update=own)
 
 
@@ -90,6 +97,7 @@ class System:
                 "metrics": {name: self._metrics_url(name) for name in processes},
                 "process_nats_urls": self.endpoints.process_nats_urls,
                 "process_database_urls": self.endpoints.process_database_urls,
+                "master_keys": _revealed(self._settings.master_keys),
             }
             # at once: each takes a second or two to import, and none needs another to be there first
             async with asyncio.TaskGroup() as starting:
@@ -116,7 +124,11 @@ class System:
         if nats_url is None or database_url is None:
             config = await asyncio.to_thread(embedded.prepare, home)
             if settings.tenant_key is None:
-                self._settings = settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
+                self._settings = self._settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
+            if settings.master_keys is None:
+                self._settings = self._settings.model_copy(update={"master_keys": SecretStr(config.master_keys)})
+            if settings.audit_key is None:
+                self._settings = self._settings.model_copy(update={"audit_key": SecretStr(config.audit_key)})
             if nats_url is None:
                 await self.supervisor.start(embedded.nats_spec(home, config))
                 nats_url, nats_urls = config.nats_url, config.nats_urls
@@ -188,6 +200,7 @@ def running_endpoints(settings: Settings) -> Endpoints:
         gateway_url or f"http://{settings.host}:{settings.port}",
         state.get("process_nats_urls") or process_urls(settings, "nats"),
         state.get("process_database_urls") or process_urls(settings, "database"),
+        state.get("master_keys"),
     )
 
 
@@ -196,6 +209,10 @@ def process_urls(settings: Settings, server: Literal["nats", "database"]) -> dic
     suffix = f"_{server}_url"
     urls = {name: getattr(settings, name) for name in PROCESS_URLS if name.endswith(suffix)}
     return {name.removesuffix(suffix).replace("_", "-"): url.get_secret_value() for name, url in urls.items() if url}
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def state_path(home: Path) -> Path:

@@ -88,6 +88,12 @@ class CompanyCreated(Event):
     name: str
 
 
+class CompanyErased(Event):
+    """The company's key is to be destroyed: of all that was its, only sealed bytes stay. Never sealed itself."""
+
+    TOPIC: ClassVar[str] = "company.erased"
+
+
 class UserCreated(Event):
     """A user may act. `identity` is the subject of its sessions, None until one is linked (`user.identity_linked`)."""
 
@@ -130,6 +136,7 @@ class TokenCreated(Event):
 
     TOPIC: ClassVar[str] = "token.created"
     class_version: ClassVar[int] = 2
+    SINCE: ClassVar[tuple[str, ...]] = ("0.1.0", "0.1.0")
     name: str
     user_id: str
     hint: str

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import asyncpg
 
 from events.errors import ConfigurationError, UnavailableError
+from events.keyring import Keyring
 from events.leaf import NO_CHAIN
 from events.mapper import decode_decision
 from events.model import Recorded
@@ -34,16 +35,16 @@ WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3
 READ_OF_ORG = READ.replace("ORDER BY", "AND org_id = $4::text::uuid ORDER BY")
 # By the index on the aggregate; the subject says the rest exactly, also for the platform's, which have no org's uuid.
 HISTORY = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND starts_with(subject, $2) ORDER BY version, position
 """
 # Of all aggregates of a kind that belong to the platform: there are few.
 HISTORIES = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE org_id IS NULL AND kind = $1 AND starts_with(subject, $2) ORDER BY position
 """
 HOLDER = """
-SELECT position, subject, body FROM data_engine.event_log
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND version = $2 AND starts_with(subject, $3) ORDER BY position LIMIT 1
 """
 FROM = "SELECT position, recorded_at FROM data_engine.event_log WHERE position >= $1 ORDER BY position LIMIT 1"
@@ -75,8 +76,13 @@ class Archive:
     """The archive, read only. Raises UnavailableError when the database does not answer, and ConfigurationError when it
     has no archive, or not for this login."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keyring: Keyring | None = None) -> None:
         self._db = database
+        self._keyring = keyring or Keyring()
+
+    def with_keys(self, keyring: Keyring) -> "Archive":
+        """The same archive, for somebody who can open what is sealed."""
+        return Archive(self._db, keyring)
 
     async def head(self) -> ArchiveHead:
         """Where the archive ends; position 0 when nothing was archived yet."""
@@ -98,13 +104,13 @@ class Archive:
         """The archived decisions of one aggregate, by version; of all of the platform's of a kind, when the id is `*`.
         Raises PoisonedMessageError."""
         if aggregate_id == "*":
-            return _decoded(await self._fetch(HISTORIES, kind, f"events.{org_id}.{kind}."))
-        return _decoded(await self._fetch(HISTORY, aggregate_id, f"events.{org_id}.{kind}.{aggregate_id}."))
+            return await self._decoded(await self._fetch(HISTORIES, kind, f"events.{org_id}.{kind}."))
+        return await self._decoded(await self._fetch(HISTORY, aggregate_id, f"events.{org_id}.{kind}.{aggregate_id}."))
 
     async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
         """The archived decision that holds a version; None when the archive has none. Raises PoisonedMessageError."""
         prefix = f"events.{org_id}.{kind}.{aggregate_id}.{version}."
-        found = _decoded(await self._fetch(HOLDER, aggregate_id, version, prefix))
+        found = await self._decoded(await self._fetch(HOLDER, aggregate_id, version, prefix))
         return found[0] if found else None
 
     async def holds(self, org_id: str, kind: str, aggregate_id: str, version: int) -> bool:
@@ -124,6 +130,13 @@ class Archive:
                 last = middle - 1
         return known
 
+    async def _decoded(self, rows: Sequence[Any]) -> list[Recorded]:
+        await self._keyring.load((row["subject"], row["body"]) for row in rows)
+        return [
+            Recorded(row["position"], decode_decision(row["subject"], row["body"], self._keyring), row["recorded_at"])
+            for row in rows
+        ]
+
     async def _fetch(self, sql: str, *arguments: Any) -> list[Any]:
         try:
             return await self._db.fetch(sql, *arguments)
@@ -131,7 +144,3 @@ class Archive:
             raise ConfigurationError(f"The archive cannot be read: {error}. Run: dex migrate") from error
         except _NOT_THERE as error:
             raise UnavailableError(f"The archive does not answer: {error!r}") from error
-
-
-def _decoded(rows: Sequence[Any]) -> list[Recorded]:
-    return [Recorded(row["position"], decode_decision(row["subject"], row["body"])) for row in rows]

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from events.blobs import BlobStore
 from events.columns import TYPES, Column, Kind, absent_column, decode_column, encode_column
+from events.keys import Owner
 from events.payload import Payload, describe, digest_of
 
 VERSION = 1
@@ -162,26 +163,26 @@ def encoded_ids(ids: pa.Array) -> tuple[int, EncodedColumn | None]:
 
 
 class BatchStore:
-    """Batches of an org in the blob store."""
+    """Batches of a company in the blob store."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def manifest(self, org_id: str, payload: Payload) -> Manifest:
+    async def manifest(self, owner: Owner, payload: Payload) -> Manifest:
         """The manifest of a payload whose format is `batch`. Raises UnavailableError, ValueError."""
-        return Manifest.decode(await self._blobs.load(org_id, payload))
+        return Manifest.decode(await self._blobs.load(owner, payload))
 
-    async def keep(self, org_id: str, manifest: Manifest) -> Payload:
+    async def keep(self, owner: Owner, manifest: Manifest) -> Payload:
         """Store a manifest whose columns are stored."""
         data = manifest.encode()
         payload = describe(data, manifest.rows).model_copy(update={"format": "batch"})
         if payload.inline is None:
-            await self._blobs.put(org_id, payload.digest, data)
+            await self._blobs.put(owner, payload.digest, data)
         return payload
 
     async def load(
-        self, org_id: str, manifest: Manifest, number: int, names: Iterable[str] | None = None
+        self, owner: Owner, manifest: Manifest, number: int, names: Iterable[str] | None = None
     ) -> EncodedChunk:
         """A chunk's bytes, of these fields or of all; a field that no row of it has is left out."""
         chunk = manifest.chunks[number]
@@ -191,35 +192,35 @@ class BatchStore:
             for name, ref in zip(manifest.names, chunk.columns, strict=True)
             if ref is not None and (wanted is None or name in wanted)
         }
-        columns = await asyncio.gather(*(self._get(org_id, ref) for ref in refs.values()))
-        ids = None if chunk.ids is None else await self._get(org_id, chunk.ids)
+        columns = await asyncio.gather(*(self._get(owner, ref) for ref in refs.values()))
+        ids = None if chunk.ids is None else await self._get(owner, chunk.ids)
         return EncodedChunk(chunk.rows, dict(zip(refs, columns, strict=True)), chunk.first_id, ids)
 
-    async def store(self, org_id: str, columns: Mapping[str, EncodedColumn]) -> dict[str, ColumnRef]:
+    async def store(self, owner: Owner, columns: Mapping[str, EncodedColumn]) -> dict[str, ColumnRef]:
         """Store columns; where they are."""
-        refs = await asyncio.gather(*(self._put(org_id, column) for column in columns.values()))
+        refs = await asyncio.gather(*(self._put(owner, column) for column in columns.values()))
         return dict(zip(columns, refs, strict=True))
 
-    async def store_ids(self, org_id: str, ids: EncodedColumn | None) -> ColumnRef | None:
+    async def store_ids(self, owner: Owner, ids: EncodedColumn | None) -> ColumnRef | None:
         """Store row ids that are a column."""
-        return None if ids is None else await self._put(org_id, ids)
+        return None if ids is None else await self._put(owner, ids)
 
     async def chunks(
-        self, org_id: str, manifest: Manifest, names: Sequence[str] | None = None, first: int = 0
+        self, owner: Owner, manifest: Manifest, names: Sequence[str] | None = None, first: int = 0
     ) -> AsyncIterator[tuple[dict[str, Column], pa.Array]]:
         """Each chunk's columns, one for each name that is wanted, and row ids. Holds one chunk at a time."""
         wanted = manifest.names if names is None else names
         for number in range(first, len(manifest.chunks)):
-            yield await asyncio.to_thread(decode_chunk, await self.load(org_id, manifest, number, wanted), wanted)
+            yield await asyncio.to_thread(decode_chunk, await self.load(owner, manifest, number, wanted), wanted)
 
-    async def _get(self, org_id: str, ref: ColumnRef) -> EncodedColumn:
+    async def _get(self, owner: Owner, ref: ColumnRef) -> EncodedColumn:
         async with self._at_once:
-            return EncodedColumn(ref.kind, ref.sparse, await self._blobs.get(org_id, ref.digest, ref.size_bytes))
+            return EncodedColumn(ref.kind, ref.sparse, await self._blobs.get(owner, ref.digest, ref.size_bytes))
 
-    async def _put(self, org_id: str, column: EncodedColumn) -> ColumnRef:
+    async def _put(self, owner: Owner, column: EncodedColumn) -> ColumnRef:
         digest = digest_of(column.data)
         async with self._at_once:
-            await self._blobs.put(org_id, digest, column.data)
+            await self._blobs.put(owner, digest, column.data)
         return ColumnRef(column.kind, column.sparse, digest, len(column.data))
 
 

@@ -72,6 +72,13 @@ class CreateCompany(Command):
     name: str
 
 
+class EraseCompany(Command):
+    """Destroy the key of a company, and with it all that the company handed in and was made of it, for good."""
+
+    NAME: ClassVar[str] = "erase_company"
+    confirmation: str
+
+
 class CreateUser(Command):
     """Create a user of the org."""
 
@@ -202,6 +209,13 @@ class RetryRun(Command):
     run_id: str
 
 
+class VerifyRun(Command):
+    """Execute a run's steps again, from its recorded input, and compare each output with the recorded one."""
+
+    NAME: ClassVar[str] = "verify_run"
+    run_id: str
+
+
 class CancelRun(Command):
     """Stop a run."""
 
@@ -212,9 +226,9 @@ class CancelRun(Command):
 COMMANDS: dict[str, type[Command]] = {
     kind.NAME: kind
     for kind in (
-        CreateOrg, RenameOrg, ConfigureOrg, SetOrgLimits, CreateCompany, CreateUser, InviteUser, AcceptInvitation,
-        AdmitUser, DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint, ArchiveBlueprint,
-        CreateSubmission, CheckSubmission, CreateRun, RetryRun, CancelRun,
+        CreateOrg, RenameOrg, ConfigureOrg, SetOrgLimits, CreateCompany, EraseCompany, CreateUser, InviteUser,
+        AcceptInvitation, AdmitUser, DeactivateUser, CreateToken, RotateToken, RevokeToken, CreateBlueprint,
+        ArchiveBlueprint, CreateSubmission, CheckSubmission, CreateRun, RetryRun, VerifyRun, CancelRun,
     )
 }  # fmt: skip
 

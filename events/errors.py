@@ -5,6 +5,7 @@ DataEngineError
 │   ├── InvalidInputError    the input itself is wrong; `problems` lists every fault with its path
 │   ├── NotFoundError        no such thing, or not for this caller (the two are not told apart)
 │   ├── StateConflictError   the thing exists and its state forbids this
+│   ├── ErasedError          the company is erased, and whatever was its
 │   └── IdempotencyError     the Idempotency-Key was used before with another body
 ├── AccessError
 │   ├── AuthenticationError  nobody is known by these credentials
@@ -13,6 +14,8 @@ DataEngineError
 ├── VersionConflictError     another decision holds this version of the aggregate: reload and decide again
 ├── UnavailableError         a part of the system does not answer now; asking again may work
 ├── LogRewoundError          the log is not the one that a follower followed (truncated, recreated, restored)
+├── ArchiveAlteredError      the archive is not what was added to it; says at which position
+├── ProofError               a checkpoint, a proof or an export that cannot be read, or does not hold
 ├── PoisonedMessageError     a stored message that cannot be decoded
 └── ConfigurationError       the system is set up wrongly; says which setting and what to do
 """
@@ -61,6 +64,12 @@ class StateConflictError(RejectedError):
     code = "state_conflict"
 
 
+class ErasedError(RejectedError):
+    """What was asked concerns a company that is erased."""
+
+    code = "erased"
+
+
 class IdempotencyError(RejectedError):
     """The Idempotency-Key was used before for another body."""
 
@@ -107,6 +116,18 @@ class LogRewoundError(DataEngineError):
     code = "log_rewound"
 
 
+class ArchiveAlteredError(DataEngineError):
+    """A row of the archive was altered, removed, inserted or moved; `position` says which."""
+
+    code = "archive_altered"
+
+
+class ProofError(DataEngineError):
+    """A checkpoint, a proof or an export that cannot be read, or does not hold."""
+
+    code = "proof"
+
+
 class PoisonedMessageError(DataEngineError):
     """A stored message cannot be decoded by this version of the code."""
 
@@ -120,7 +141,8 @@ class ConfigurationError(DataEngineError):
 
 
 _REJECTIONS: dict[str, type[RejectedError]] = {
-    kind.__name__: kind for kind in (InvalidInputError, NotFoundError, StateConflictError, IdempotencyError)
+    kind.__name__: kind
+    for kind in (InvalidInputError, NotFoundError, StateConflictError, ErasedError, IdempotencyError)
 }
 
 

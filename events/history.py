@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.client import Client
 
-from events.archive import PAGE_ROWS, Archive
+from events.archive import PAGE_ROWS, Archive, Archived
 from events.context import PLATFORM_ORG
 from events.errors import PoisonedMessageError, UnavailableError
+from events.keyring import Keyring
 from events.log import PAGE_MESSAGES, Appended, EventLog, appended_before
 from events.mapper import decode_decision
 from events.model import Decision, Recorded
@@ -86,10 +87,9 @@ class WholeLog(EventLog):
             if after < trimmed_to:
                 archive = await self._archive(org_id or "")
                 asked = min(PAGE_ROWS, remaining)
-                page = [
-                    _decoded(message.position, message.subject, message.body)
-                    for message in await archive.read(after, trimmed_to, asked, org_id=org_id)
-                ]
+                stored = await archive.read(after, trimmed_to, asked, org_id=org_id)
+                await self._keyring.load((message.subject, message.body) for message in stored)
+                page = [decoded(message, self._keyring) for message in stored]
                 after = trimmed_to if len(page) < asked else page[-1].position
             else:
                 asked = min(PAGE_MESSAGES, remaining)
@@ -129,7 +129,7 @@ class WholeLog(EventLog):
                 "The log was trimmed, and this process has no login to read the archive with: give it a database URL "
                 "(dex database roles)."
             )
-        return await self._open_archive(org_id)
+        return (await self._open_archive(org_id)).with_keys(self._keyring)
 
     def _remember(self, key: _Key, position: int) -> None:
         self._seen[key] = position
@@ -148,8 +148,10 @@ def _org_of(subject_filter: str) -> str | None:
     return org_id
 
 
-def _decoded(position: int, subject: str, body: bytes) -> Recorded:
+def decoded(message: Archived, keyring: Keyring) -> Recorded:
+    """The decision that a message is; its key is at hand (`Keyring.load`). Raises PoisonedMessageError."""
+    position = message.position
     try:
-        return Recorded(position, decode_decision(subject, body))
+        return Recorded(position, decode_decision(message.subject, message.body, keyring), message.recorded_at)
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error

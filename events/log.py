@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from nats.aio.msg import Msg
 
 from events import metrics, strictjson, subjects, tracing
 from events.errors import (
+    ErasedError,
     IdempotencyError,
     InvalidInputError,
     PoisonedMessageError,
@@ -26,6 +28,8 @@ from events.errors import (
     VersionConflictError,
 )
 from events.ids import new_id
+from events.keyring import Keyring, keyring_of
+from events.keys import CompanyKeys, Owner
 from events.mapper import decode_decision, encode_decision
 from events.model import Decision, Recorded
 
@@ -70,8 +74,9 @@ class Appended:
 class EventLog:
     """The one immutable log of decisions, on the stream EVENTS."""
 
-    def __init__(self, connection: Client) -> None:
+    def __init__(self, connection: Client, keyring: Keyring | None = None) -> None:
         self._nc = connection
+        self._keyring = keyring or keyring_of(connection)
 
     async def append(self, decision: Decision) -> Appended:
         """Record a decision at its version; returns once it is on disk.
@@ -106,7 +111,7 @@ class EventLog:
             "Nats-Expected-Last-Subject-Sequence-Subject": version_filter,
             **tracing.carried(),
         }
-        body = encode_decision(decision)
+        body = encode_decision(decision, subject, await self._keys_for(decision))
         for attempt in range(APPEND_ATTEMPTS):
             try:
                 answer = await self._nc.request(subject, body, timeout=REQUEST_TIMEOUT_S, headers=headers)
@@ -128,6 +133,12 @@ class EventLog:
             raise UnavailableError(f"The event log refused a decision: {error_.get('description')}")
         raise AssertionError("unreachable")
 
+    async def _keys_for(self, decision: Decision) -> CompanyKeys | None:
+        """What a decision is sealed with: those of a company are, but for the one that says that it is erased."""
+        if decision.company_id is None or decision.routing == subjects.ERASED_ROUTING:
+            return None
+        return await self._keyring.to_write(Owner(decision.org_id, decision.company_id))
+
     async def _holder(self, version_filter: str) -> Recorded | None:
         """Who holds a version that is known to be held; a replica that is behind is asked again."""
         for attempt in range(APPEND_ATTEMPTS):
@@ -146,6 +157,11 @@ class EventLog:
         """The decision at a position, or None when the log has none there."""
         found = await self._get_many({"seq": position, "batch": 1})
         return found[0] if found and found[0].position == position else None
+
+    async def first_since(self, time: datetime) -> int | None:
+        """The first position that was recorded at or after a time (with a zone), of what the log has; None for none."""
+        found = await self._get_many({"start_time": time.isoformat(), "next_by_subj": "events.>", "batch": 1})
+        return found[0].position if found else None
 
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """All decisions of one aggregate, by version. Empty when there is none."""
@@ -191,14 +207,15 @@ class EventLog:
         subscription = await self._nc.subscribe(inbox, cb=queue.put)
         try:
             await self._nc.publish(f"$JS.API.DIRECT.GET.{subjects.EVENTS}", strictjson.dumps(request), reply=inbox)
-            found: list[Recorded] = []
-            while (recorded := _from_direct(await asyncio.wait_for(queue.get(), REQUEST_TIMEOUT_S))) is not None:
-                found.append(recorded)
-            return found
+            found: list[_Stored] = []
+            while (stored := _from_direct(await asyncio.wait_for(queue.get(), REQUEST_TIMEOUT_S))) is not None:
+                found.append(stored)
         except (TimeoutError, nats.errors.Error) as error:
             raise UnavailableError("The event log does not answer a read.") from error
         finally:
             await subscription.unsubscribe()
+        await self._keyring.load((stored.subject, stored.body) for stored in found)
+        return [_decoded(stored, self._keyring) for stored in found]
 
     @staticmethod
     def _key(decision: Decision) -> tuple[str, str, str]:
@@ -247,7 +264,15 @@ class _TooManySubjectsError(Exception):
     """A multi_last matched more subjects than the server answers at once (status 413)."""
 
 
-def _from_direct(message: Msg) -> Recorded | None:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    position: int
+    subject: str
+    body: bytes
+    recorded_at: datetime | None
+
+
+def _from_direct(message: Msg) -> _Stored | None:
     """One answer of a batched direct get; None at its end."""
     headers = message.headers or {}
     status = headers.get("Status")
@@ -257,11 +282,21 @@ def _from_direct(message: Msg) -> Recorded | None:
         raise _TooManySubjectsError
     if status is not None:
         raise UnavailableError(f"The event log answered {status} {headers.get('Description', '')}.")
-    position, subject = int(headers["Nats-Sequence"]), headers["Nats-Subject"]
+    recorded_at = _time(headers.get("Nats-Time-Stamp"))
+    return _Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data, recorded_at)
+
+
+def _decoded(stored: _Stored, keyring: Keyring) -> Recorded:
+    position = stored.position
     try:
-        return Recorded(position, decode_decision(subject, message.data))
+        return Recorded(position, decode_decision(stored.subject, stored.body, keyring), stored.recorded_at)
     except PoisonedMessageError as error:
         raise PoisonedMessageError(f"Position {position}: {error.message}", position=position) from error
+
+
+def _time(stamp: str | None) -> datetime | None:
+    """The stream's time, with its nanoseconds cut to microseconds."""
+    return None if stamp is None else datetime.fromisoformat(stamp)
 
 
 def appended_before(decision: Decision, holder: Recorded | None) -> Appended:
@@ -275,7 +310,9 @@ def appended_before(decision: Decision, holder: Recorded | None) -> Appended:
 
 
 def check_same_body(recorded: Decision, digest: str | None) -> None:
-    """Raises IdempotencyError when a command's id was used before, for another body."""
+    """Raises IdempotencyError when a command's id was used before, for another body. Also ErasedError."""
+    if recorded.erased:
+        raise ErasedError("What this Idempotency-Key was used for belongs to a company that is erased.")
     if recorded.digest != digest:
         raise IdempotencyError(
             "This Idempotency-Key was used before, with another body. Use a new key for a new request."

@@ -2,10 +2,19 @@
 
 A stored message is one JSON object: the envelope of the decision, and under `events` a list of
 {"topic": …, "state": …}, in which `state` has `class_version` when it is above 1.
+
+Envelope version 2 is that of a decision which is sealed for its company. `events` and `digest` are in `box`, the last
+field: base64 of nonce ‖ AES-256-GCM(salt ‖ JSON), with the subject and all of the envelope before `box` as associated
+data; `key` is the generation of the company's key, and `sealed` SHA-256(salt ‖ JSON). Whoever is given salt and JSON
+can check them against the log; once the key is destroyed, the 32 random bytes of salt are gone too: no guess can be
+tried.
 """
 
+import base64
+import os
 from collections.abc import Callable
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, cast
 
 import orjson
@@ -16,10 +25,14 @@ from pydantic import ValidationError
 from events import administration, entities, processing
 from events.context import Actor
 from events.errors import PoisonedMessageError
+from events.keyring import Keyring
+from events.keys import CompanyKeys, Owner
 from events.model import STATE_FIELDS_EXCLUDED, Decision, Event
-from events.subjects import Address
+from events.subjects import BOX, SEALED_PREFIX, Address
 
 ENVELOPE_VERSION = 1
+SEALED_VERSION = 2
+SALT_BYTES = 32
 
 CATALOGUE: tuple[type[Event], ...] = tuple(
     kind
@@ -95,31 +108,40 @@ class EventMapper(Mapper[str]):
 MAPPER = EventMapper(OrjsonTranscoder())
 
 
-def encode_decision(decision: Decision) -> bytes:
-    """The message body of a decision."""
-    return orjson.dumps(
-        {
-            "v": ENVELOPE_VERSION,
-            "id": decision.decision_id,
-            "at": decision.at.isoformat(),
-            "actor": decision.actor.model_dump(mode="json", exclude_none=True),
-            "company": decision.company_id,
-            "cause": decision.causation_id,
-            "correlation": decision.correlation_id,
-            "request": decision.request_id,
-            "digest": decision.digest,
-            "events": [{"topic": event.TOPIC, "state": MAPPER.dump_state(event)} for event in decision.events],
-        }
-    )
+def encode_decision(decision: Decision, subject: str = "", keys: CompanyKeys | None = None) -> bytes:
+    """The message body of a decision; sealed for `subject` when there are keys."""
+    events = [{"topic": event.TOPIC, "state": MAPPER.dump_state(event)} for event in decision.events]
+    if keys is None:
+        return orjson.dumps({**_envelope(decision, ENVELOPE_VERSION), "digest": decision.digest, "events": events})
+    generation, key = keys.current
+    plaintext = os.urandom(SALT_BYTES) + orjson.dumps({"digest": decision.digest, "events": events})
+    sealed = {"digest": None, "key": generation, "sealed": sha256(plaintext).hexdigest()}
+    head = orjson.dumps({**_envelope(decision, SEALED_VERSION), **sealed})[:-1]
+    box = base64.b64encode(key.seal(plaintext, _context(subject, head)))
+    return b"".join((head, BOX, box, b'"}'))
 
 
-def decode_decision(subject: str, body: bytes) -> Decision:
-    """The decision stored under `subject`. Raises PoisonedMessageError when today's code cannot read it."""
+def _envelope(decision: Decision, version: int) -> dict[str, Any]:
+    return {
+        "v": version,
+        "id": decision.decision_id,
+        "at": decision.at.isoformat(),
+        "actor": decision.actor.model_dump(mode="json", exclude_none=True),
+        "company": decision.company_id,
+        "cause": decision.causation_id,
+        "correlation": decision.correlation_id,
+        "request": decision.request_id,
+    }
+
+
+def decode_decision(subject: str, body: bytes, keyring: Keyring | None = None) -> Decision:
+    """The decision stored under `subject`. The keyring has what a sealed one needs (`Keyring.load`).
+
+    Raises PoisonedMessageError when today's code cannot read it, KeyMissingError when a key is not at hand.
+    """
     try:
         address = Address.parse(subject)
-        envelope = orjson.loads(body)
-        if envelope["v"] != ENVELOPE_VERSION:
-            raise PoisonedMessageError(f"The message at {subject} has the unknown envelope version {envelope['v']!r}.")
+        envelope, stored = open_body(subject, body, keyring)
         return Decision(
             org_id=address.org_id,
             kind=address.kind,
@@ -136,8 +158,38 @@ def decode_decision(subject: str, body: bytes) -> Decision:
             digest=envelope["digest"],
             events=tuple(
                 MAPPER.load_state(item["topic"], item["state"], address.aggregate_id, address.version)
-                for item in envelope["events"]
+                for item in stored or ()
             ),
+            erased=stored is None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PoisonedMessageError(f"The message at {subject} is not a decision: {error!r}") from error
+
+
+def open_body(
+    subject: str, body: bytes, keyring: Keyring | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
+    """The envelope of a decision and its stored events; no events when their key is destroyed.
+
+    Raises PoisonedMessageError, KeyMissingError, ValueError, KeyError, TypeError.
+    """
+    if not body.startswith(SEALED_PREFIX):
+        envelope = orjson.loads(body)
+        if envelope["v"] != ENVELOPE_VERSION:
+            raise PoisonedMessageError(f"The message at {subject} has the unknown envelope version {envelope['v']!r}.")
+        return envelope, envelope["events"]
+    head, _, box = body.rpartition(BOX)
+    envelope = orjson.loads(head + b"}")
+    keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
+    if keys.erased:
+        return envelope, None
+    sealed = base64.b64decode(box[:-2], validate=True)
+    plaintext = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
+    if sha256(plaintext).hexdigest() != envelope["sealed"]:
+        raise PoisonedMessageError(f"What is sealed at {subject} is not what its envelope says.")
+    inside = orjson.loads(plaintext[SALT_BYTES:])
+    return {**envelope, "digest": inside["digest"]}, inside["events"]
+
+
+def _context(subject: str, head: bytes) -> bytes:
+    return subject.encode() + b"\n" + head

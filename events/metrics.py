@@ -64,6 +64,11 @@ STEP_DURATION = _histogram(
     ("step", "outcome", "place"),
     _STEP_S,
 )
+CHUNKS = _counter(
+    "chunks_total",
+    "Chunks of large batches, by who did one: this worker of its own, another for it, or it for another.",
+    ("by",),
+)
 PROJECTOR_POSITION = _gauge("projector_position", "The position of the log that all read models have reached.")
 PROJECTOR_LAG = _gauge(
     "projector_lag_positions", "Positions of the log behind the last batch, as the server told with it."
@@ -79,17 +84,18 @@ PROJECTOR_DEAD_LETTERS = _counter(
 ARCHIVER_POSITION = _gauge("archiver_position", "The position of the log that the archive has reached.")
 ARCHIVER_LAG = _gauge("archiver_lag_positions", "Positions of the log that are not archived yet.")
 ARCHIVER_BATCH = _histogram("archiver_batch_decisions", "Decisions archived in one transaction.", (), _COUNTS)
+TREES_POSITION = _gauge("trees_position", "The position of the log up to which the orgs' histories can be proved.")
 ARCHIVER_RETRIES = _counter("archiver_retries_total", "Times that the archiver waited for NATS or Postgres.")
 
 OF_PROCESS: dict[str, tuple[MetricWrapperBase, ...]] = {
     "gateway": (HTTP_DURATION, HTTP_IN_FLIGHT, AUTHENTICATION_FAILURES, REFUSALS, COMMANDS_DEFERRED),
     "command-service": (COMMAND_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
-    "worker": (TASKS, TASKS_IN_HAND, STEP_DURATION, LOG_APPEND_DURATION, DEAD_LETTERS),
+    "worker": (TASKS, TASKS_IN_HAND, STEP_DURATION, CHUNKS, LOG_APPEND_DURATION, DEAD_LETTERS),
     "projector": (
         PROJECTOR_POSITION, PROJECTOR_LAG, PROJECTOR_BATCH, PROJECTOR_APPLY_DURATION, PROJECTOR_RETRIES,
         PROJECTOR_DEAD_LETTERS,
     ),
-    "archiver": (ARCHIVER_POSITION, ARCHIVER_LAG, ARCHIVER_BATCH, ARCHIVER_RETRIES),
+    "archiver": (ARCHIVER_POSITION, ARCHIVER_LAG, ARCHIVER_BATCH, ARCHIVER_RETRIES, TREES_POSITION),
 }  # fmt: skip
 """What each process serves, beside what prometheus_client tells of any Python process."""
 

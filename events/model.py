@@ -1,10 +1,12 @@
 """What every event is: an eventsourcing domain event with an explicit topic and class version, as a pydantic model.
 
-Events are a storage format (design rule 7). A released event class is never changed in place: raise `class_version`
-and add `upcast_vN_vM(state)`, a static method that turns a stored state of version N into one of version M.
+Events are a storage format (design rule 7). A released event class is never changed in place: raise `class_version`,
+add its release to `SINCE`, and add `upcast_vN_vM(state)`, a static method that turns a stored state of version N into
+one of version M, and whose docstring says what changed: the catalogue shows it. tests/events/golden has a recorded
+history of every version of every event; `token.created` is an example.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -24,6 +26,8 @@ class Event(BaseModel):
 
     TOPIC: ClassVar[str]
     class_version: ClassVar[int] = 1
+    SINCE: ClassVar[tuple[str, ...]] = ("0.1.0",)
+    """The release that each class version, from the first on, came with; as CHANGELOG.md has them."""
 
     originator_id: str
     originator_version: int
@@ -40,7 +44,8 @@ class Decision:
     """1..n events of one aggregate, recorded as one message: atomic, one flush, one position (design rule 1).
 
     `routing` is the two last tokens of its subject. `decision_id` is the command's id where a command decided, so
-    that a repeat is recognised; `digest` is that of the command's body.
+    that a repeat is recognised; `digest` is that of the command's body. `erased`: it was sealed for a company whose key
+    is destroyed, and neither its events nor its digest can be known any more.
     """
 
     org_id: str
@@ -57,6 +62,7 @@ class Decision:
     correlation_id: str | None = None
     request_id: str | None = None
     digest: str | None = None
+    erased: bool = False
 
     @property
     def address(self) -> Address:
@@ -66,7 +72,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A decision and its position in the log (the stream's sequence), from 1."""
+    """A decision and its position in the log (the stream's sequence), from 1; `recorded_at` is the stream's own time.
+
+    When it was recorded is None where whoever read it does not tell; it is no part of what was decided.
+    """
 
     position: int
     decision: Decision
+    recorded_at: datetime | None = field(default=None, compare=False)

@@ -1,9 +1,9 @@
 """Events of the work: a submission, its pipeline runs, and the step results within them."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from events.administration import BlueprintStep
 from events.model import Event
@@ -29,6 +29,35 @@ class SubmissionCreated(Event):
     """The step that makes records of an uploaded file: the first of each run, before those of the blueprint."""
 
 
+class ExpectedStep(BaseModel):
+    """What is recorded of a step of the run that a verification executes again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_version: str
+    input_digest: str
+    output_digest: str
+    rejects_digest: str | None
+    entities_version: int | None
+    """Of the entity set that the step was told of: the one that a later execution is to be told of too."""
+    position: int
+    """Of the decision that recorded it."""
+
+
+class Verifies(BaseModel):
+    """The run that a verification executes again, and what is recorded of each of its steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    steps: tuple[ExpectedStep, ...]
+    position: int
+    """Of the decision that ended the run."""
+
+
+Differs = Literal["input", "output", "rejects"]
+
+
 class RunStarted(Event):
     """One execution attempt of a submission began. `retry_of` is the run whose failed step this one goes on from.
 
@@ -44,6 +73,8 @@ class RunStarted(Event):
     retry_of: str | None = None
     reuse_results: bool = True
     """Whether a step's earlier result over the same input may stand for an execution."""
+    verifies: Verifies | None = None
+    """The run is a verification: what it makes is compared, and is no result of the submission."""
 
 
 class StepScheduled(Event):
@@ -145,6 +176,24 @@ class RunSucceeded(Event):
     TOPIC: ClassVar[str] = "run.succeeded"
     output_digest: str
     output_rows: int
+
+
+class RunVerified(Event):
+    """A verification gave what was recorded, at each step that it executed."""
+
+    TOPIC: ClassVar[str] = "run.verified"
+    output_digest: str
+    output_rows: int
+
+
+class RunDiverged(Event):
+    """A verification gave something else than was recorded: the first step that did, and by what digests."""
+
+    TOPIC: ClassVar[str] = "run.diverged"
+    step_index: int
+    differs: Differs
+    expected: str | None
+    found: str | None
 
 
 class RunFailed(Event):

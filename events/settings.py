@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Files of one org that a gateway process takes at the same time."""
     previews_per_org_max: Annotated[int, Field(ge=1)] = 2
     """Previews of one org that a gateway process waits for at the same time."""
+    streams_per_org_max: Annotated[int, Field(ge=1)] = 8
+    """Streams of the log (`events/stream`) of one org that a gateway process serves at the same time."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
     """The longest `wait_s` of runs/get."""
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0
@@ -128,6 +130,22 @@ class Settings(BaseSettings):
     tenant_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """The secret that each org's pseudonyms are made from (`mask_fields`); another one makes other pseudonyms."""
 
+    master_keys: SecretStr | None = None
+    """`id:base64` of 32 bytes, several with commas: wrap the keys that companies' data is encrypted with. The first one
+    wraps, all unwrap; unset: nothing is encrypted."""
+    audit_key: SecretStr | None = None
+    """Base64 of the Ed25519 key that signs the checkpoints of the orgs' histories (`dex audit new-key`); unset: none
+    are signed. The archiver alone has it."""
+    audit_origin: Annotated[str, Field(pattern=r"^[^\s+/][^\s+]*$", max_length=200)] = "data-engine-x.local"
+    """The platform's name in its checkpoints, and of its key; like a URL without scheme. Never change it."""
+    audit_push_file: Path | None = None
+    """A file that new checkpoints are appended to, one JSON object a line; best on another machine."""
+    audit_push_url: SecretStr | None = None
+    """Where new checkpoints are posted to, as `{"checkpoints": ["…"]}`."""
+    audit_push_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    audit_push_internal: bool = False
+    """Whether that URL may be of an internal address."""
+
     step_modules: Annotated[tuple[str, ...], NoDecode] = ("services.steps.catalogue",)
     """Python modules with a `STEPS` tuple that a worker serves; commas between them."""
     remote_steps: Annotated[tuple[str, ...], NoDecode] = ()
@@ -138,6 +156,8 @@ class Settings(BaseSettings):
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 2
     """Isolated step processes of one worker, for large batches and redelivered tasks: as many as one org may have at
     work. One more is for quick tasks, and one of each kind for other orgs."""
+    worker_helps: bool = True
+    """Whether idle step processes do chunks of large batches that other workers direct, and others do of its own."""
     task_ack_wait_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     """After this long without a sign from its worker, a task is given to another."""
     checkpoint_ms: Annotated[float, Field(ge=0)] = 5.0

@@ -2,7 +2,7 @@
 
 A decision is published to `events.<org>.<kind>.<id>.<version>.<class>.<detail>`; class `due` makes it a task, class
 `bulk` a task of an org that has many of them open, class `end` an ending that waiters and subscribers care for, class
-`log` neither.
+`check` the ending of a verification, which waiters alone care for, class `log` neither.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,22 @@ BULK_TASKS = "BULK_TASKS"
 BLOBS = "BLOBS"
 MEMO = "MEMO"
 DEAD_LETTERS = "DEAD_LETTERS"
+KEYS = "KEYS"
 
 PROJECTED = "signals.projected"
 """Published by the projector after each commit; a hint that wakes waiters, never a fact."""
 
 ARCHIVED = "signals.archived"
 """Published by the archiver after each commit, with the position; a hint too."""
+
+ERASED = "signals.erased"
+"""Published by the command service, with org and company, when a key was destroyed; a hint: keys are kept briefly."""
+
+PROVED = "signals.proved"
+"""Published by the archiver when the orgs' trees have reached a position; a hint too."""
+
+SIGN_REPORT = "audit.sign"
+"""A gateway asks the archiver to sign the report of a verification (events.verification)."""
 
 ANNOUNCE = "steps.announce"
 """A step worker in another language tells which step it serves (docs/protocol.md)."""
@@ -32,6 +42,14 @@ Lane = Literal["due", "bulk"]
 """How a step's task is taken: at once, or in turn with the tasks of others who have many. Only routing, no meaning."""
 QUICK: Lane = "due"
 BULK: Lane = "bulk"
+
+ERASED_ROUTING = "log.erased"
+"""The routing of the one decision of a company that is never sealed: that it is erased."""
+
+SEALED_PREFIX = b'{"v":2,'
+"""How the body of a sealed decision begins, and of no other (events/mapper.py)."""
+BOX = b',"box":"'
+"""Where the sealed part of a decision begins in its body: the last field (events/mapper.py)."""
 
 BULK_BUCKETS = 8
 """The server deals orgs out to so many queues of BULK_TASKS (`partition` in its source's transform)."""
@@ -74,6 +92,19 @@ def blob(org_id: str, digest: str) -> str:
     return f"blobs.{org_id}.{digest}"
 
 
+def keys(org_id: str, company_id: str) -> str:
+    """Where the wrapped keys of a company are kept."""
+    return f"keys.{org_id}.{company_id}"
+
+
+def erased_company(subject: str) -> tuple[str, str] | None:
+    """The org and the company that the decision at a subject erased; None for any other decision."""
+    if not subject.endswith(f".{ERASED_ROUTING}"):
+        return None
+    _, org_id, kind, company_id, *_ = subject.split(".")
+    return (org_id, company_id) if kind == "company" else None
+
+
 def memo(org_id: str, company_id: str, key: str) -> str:
     """Where a company's result is kept under what it follows from."""
     return f"memo.{org_id}.{company_id}.{key}"
@@ -94,6 +125,11 @@ def remote_step(step_key: str) -> str:
     return f"steps.remote.{step_key}"
 
 
+def chunk_offer(step_key: str) -> str:
+    """Where a worker offers chunks of a large batch to other workers that serve the step."""
+    return f"chunks.offer.{step_key}"
+
+
 def lane_of(routing: str) -> Lane:
     """The lane that a decision's task is in; quick for what is no task."""
     return BULK if routing.startswith(f"{BULK}.") else QUICK
@@ -102,6 +138,11 @@ def lane_of(routing: str) -> Lane:
 def is_task(routing: str) -> bool:
     """Whether a decision made a step due."""
     return routing.startswith((f"{QUICK}.", f"{BULK}."))
+
+
+def is_end(routing: str) -> bool:
+    """Whether a decision ended a run."""
+    return routing.startswith(("end.", "check."))
 
 
 def scheduled_by(task_subject: str) -> str:

@@ -64,6 +64,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is not JSON"),
     errors.NotFoundError: Kind(404, "not-found", "Not found"),
     errors.StateConflictError: Kind(409, "state-conflict", "The present state forbids it"),
+    errors.ErasedError: Kind(410, "erased", "The company is erased"),
     errors.IdempotencyError: Kind(409, "idempotency-key-reused", "The Idempotency-Key was used for another body"),
     errors.RejectedError: Kind(409, "rejected", "Rejected"),
     errors.AuthenticationError: Kind(
@@ -73,6 +74,7 @@ TABLE: dict[type[errors.DataEngineError], Kind] = {
     errors.LimitExceededError: Kind(429, "too-many-requests", "Too much for now", shows=("limit", "retry_after_s")),
     errors.UnavailableError: Kind(503, "unavailable", "Not available now", _RETRY),
     BehindError: Kind(503, "projection-behind", "The read models are behind", _RETRY, ("position",)),
+    errors.ArchiveAlteredError: Kind(500, "archive-altered", "The history was altered", shows=("position",)),
     errors.DataEngineError: INTERNAL,
 }
 

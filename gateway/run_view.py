@@ -116,6 +116,7 @@ def run_resource(row: Row) -> dict[str, Any]:
         "submission_id": row["submission_id"],
         "blueprint_id": row["blueprint_id"],
         "retry_of": row["retry_of"],
+        "verifies": row["verifies"],
         "status": row["status"],
         "steps": _steps(row),
         "input_rows": row["input_rows"],
@@ -165,6 +166,7 @@ def output_reference(row: Row, step_index: int) -> Reference:
     """Where the output is that a row of a run or of a step result names."""
     return Reference(
         org_id=row["org_id"],
+        company_id=row["company_id"],
         digest=row["output_digest"],
         size_bytes=row["output_size_bytes"],
         inline=row["output_inline"],

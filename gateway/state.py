@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from nats.aio.client import Client
 
 from events.connection import connect
+from events.keyring import use_keys, wrapper_of
 from events.log import EventLog
 from events.settings import Settings
 from gateway.archived import whole_log
+from gateway.at_once import AtOnce
 from gateway.auth import Authenticator
 from gateway.commands import CommandSender
 from gateway.limits import Clock, Limiter
 from gateway.open_runs import OpenRuns
 from gateway.payloads import Payloads
 from gateway.previews import Previews
+from gateway.proved import Proved
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
-from gateway.uploads import Uploads
+from gateway.streams import Streams
 from gateway.usage import TokenUsage
 from projections.database import create_pool
+from projections.queries.audit import proved_position
 from projections.queries.positions import projected_position
 from projections.queries.reader import Reader
 
@@ -39,23 +43,27 @@ class Gateway:
     open_runs: OpenRuns
     usage: TokenUsage
     signals: Signals
+    proved: Proved
     commands: CommandSender
     log: EventLog
     payloads: Payloads
     runs: RunLoader
-    uploads: Uploads
+    uploads: AtOnce
     previews: Previews
+    streams: Streams
 
 
 @asynccontextmanager
 async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> AsyncIterator[Gateway]:
     """Connect to NATS and Postgres, and close both in the end. `clock` is the one of the limits, in seconds."""
     connection = await connect(settings.nats_servers, "gateway")
+    keyring = use_keys(connection, wrapper_of(settings))
     try:
         async with await create_pool(settings) as pool:
             gateway = _assemble(settings, connection, Reader(pool), clock)
-            parts = (gateway.signals, gateway.authenticator.watch, gateway.usage)
+            parts = (gateway.signals, gateway.proved, gateway.authenticator.watch, gateway.usage)
             try:
+                await keyring.listen(connection)
                 for part in parts:
                     await part.start()
                 yield gateway
@@ -80,10 +88,12 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         open_runs=OpenRuns(reader, clock),
         usage=TokenUsage(reader),
         signals=signals,
+        proved=Proved(connection, lambda: proved_position(reader)),
         commands=commands,
         log=whole_log(connection, reader),
         payloads=Payloads(connection),
         runs=RunLoader(reader),
-        uploads=Uploads(settings.uploads_per_org_max),
+        uploads=AtOnce("uploads", settings.uploads_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
+        streams=Streams(settings.streams_per_org_max),
     )

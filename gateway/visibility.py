@@ -31,15 +31,20 @@ async def must_see(call: Call, kind: str, thing_id: str) -> None:
     """
     if call.within is None or await _is_known(call, kind, thing_id):
         return
-    end = (await call.gateway.log.state()).last_position
     try:
-        await call.gateway.signals.wait_position(end, CATCH_UP_S)
+        await catch_up(call)
         seen = await _is_known(call, kind, thing_id)
     except ProjectionBehindError:
         first = await call.gateway.log.holder(call.org_id, *_history_of(kind, thing_id), 1)
         seen = first is not None and first.decision.company_id == call.within
     if not seen:
         raise NotFoundError(f"There is no {kind} {thing_id}.")
+
+
+async def catch_up(call: Call) -> None:
+    """Until the read models are where the log is now. Raises ProjectionBehindError when they are far behind."""
+    end = (await call.gateway.log.state()).last_position
+    await call.gateway.signals.wait_position(end, CATCH_UP_S)
 
 
 async def _is_known(call: Call, kind: str, thing_id: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from events import metrics
+from events.keys import Owner
 from events.logging import get_logger
 from events.model import Recorded
 from projections import checkpoints
@@ -101,10 +102,18 @@ async def _in_transaction(
             letters += _undecodable(projection, position, batch.undecodable)
             if decisions := batch.decisions_after(projection.kind, position):
                 letters += await apply_one(connection, schema, projection, decisions)
+            await _erase(connection, schema, projection, batch.erasures_after(position))
         await _bury(connection, schema, batch, letters)
         moved = [Checkpoint(p.name, batch.last_position, epoch, batch.decision_id) for p in behind]
         await checkpoints.move(connection, schema, moved)
     return {**at, **{checkpoint.name: checkpoint for checkpoint in moved}}
+
+
+async def _erase(connection: Database, schema: str, projection: Projection, erased: Sequence[Owner]) -> None:
+    """Remove what earlier decisions of erased companies left; a log that is read later does not have it any more."""
+    companies = [owner.company_id for owner in erased]
+    for sql in projection.erase if companies else ():
+        await connection.execute(sql.replace("{schema}", schema), companies)
 
 
 async def _whole(

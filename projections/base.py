@@ -40,7 +40,8 @@ class Projection:
 
     `fold` is pure. It takes decisions of `kind` in the order of the log. Its statements, run in their order, give the
     same rows when they are run twice, however the log was cut into batches. `requires` names the read models, without
-    their generation, that the statements read; they are applied before this one.
+    their generation, that the statements read; they are applied before this one. `erase` is SQL that removes all of
+    some companies ($1, uuid[]): run after the statements of a batch in which they were erased.
     """
 
     name: str
@@ -48,11 +49,17 @@ class Projection:
     tables: tuple[Table, ...]
     fold: Callable[[Sequence[Recorded]], list[Statement]]
     requires: tuple[str, ...] = ()
+    erase: tuple[str, ...] = ()
 
     @property
     def view(self) -> str:
         """The read model's name without its generation: `runs` of `runs_v2`."""
         return self.name.rpartition("_v")[0]
+
+
+def rows_of_company(table: str) -> str:
+    """The SQL that removes a company's rows from a table that has its id."""
+    return f"DELETE FROM {{schema}}.{table} WHERE company_id = ANY($1::uuid[])"
 
 
 def statements(*made: Statement | None) -> list[Statement]:

@@ -4,11 +4,13 @@ import gc
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from events import subjects
 from events.errors import DataEngineError, PoisonedMessageError
 from events.follow import Followed
+from events.keyring import Keyring
+from events.keys import Owner
 from events.mapper import decode_decision
 from events.model import Recorded
 from events.processing import RUN
@@ -32,13 +34,25 @@ class Undecodable:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """The position at which a company was erased."""
+
+    position: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive messages. `decisions` are by kind, in order; `decision_id` is that of the last message."""
+    """Consecutive messages. `decisions` are by kind, in order; `decision_id` is that of the last message.
+
+    What was decided for a company after its erasure is in none of them, whether or not its key was still there.
+    """
 
     messages: Sequence[Followed]
     decision_id: str
     decisions: dict[str, list[Recorded]]
     undecodable: list[Undecodable]
+    erasures: list[Erasure] = field(default_factory=list)
 
     @property
     def first_position(self) -> int:
@@ -61,12 +75,16 @@ class Batch:
             return found
         return [recorded for recorded in found if recorded.position > position]
 
+    def erasures_after(self, position: int) -> list[Owner]:
+        """The companies that were erased beyond a position."""
+        return [erasure.owner for erasure in self.erasures if erasure.position > position]
+
     def ended_runs(self) -> list[str]:
         """The ids of the runs that ended in the batch."""
         return [
             recorded.decision.aggregate_id
             for recorded in self.decisions.get(RUN, ())
-            if recorded.decision.routing.startswith("end.")
+            if subjects.is_end(recorded.decision.routing)
         ]
 
     def holds(self, kinds: Iterable[str]) -> bool:
@@ -92,20 +110,31 @@ def rarer_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def decode(messages: Sequence[Followed], kinds: Container[str] | None = None) -> Batch:
+async def opened(messages: Sequence[Followed], keyring: Keyring, kinds: Container[str] | None = None) -> Batch:
+    """Decode messages with the keys that they need. Raises UnavailableError when these cannot be had."""
+    await keyring.load((message.subject, message.body) for message in messages)
+    return decode(messages, kinds, keyring)
+
+
+def decode(messages: Sequence[Followed], kinds: Container[str] | None = None, keyring: Keyring | None = None) -> Batch:
     """Decode 1..n messages of the log, or those of these kinds. What cannot be decoded is set aside, nothing raised."""
     decisions: defaultdict[str, list[Recorded]] = defaultdict(list)
     undecodable: list[Undecodable] = []
+    erasures: list[Erasure] = []
     for message in messages:
+        if (erased := subjects.erased_company(message.subject)) is not None:
+            erasures.append(Erasure(message.position, Owner(*erased)))
+            if keyring is not None:
+                keyring.forget(Owner(*erased))
         if kinds is not None and _kind_of(message) not in kinds:
             continue
         try:
-            decision = decode_decision(message.subject, message.body)
+            decision = decode_decision(message.subject, message.body, keyring)
         except DATA_FAULTS as error:
             undecodable.append(_undecodable(message, error))
         else:
             decisions[decision.kind].append(Recorded(message.position, decision))
-    return Batch(messages, decision_id_of(messages[-1].body), dict(decisions), undecodable)
+    return Batch(messages, decision_id_of(messages[-1].body), dict(decisions), undecodable, erasures)
 
 
 def _kind_of(message: Followed) -> str | None:

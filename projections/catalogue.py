@@ -14,9 +14,11 @@ from projections.steps import STEPS
 from projections.submissions import SUBMISSIONS
 from projections.tokens import TOKENS
 from projections.users import USERS
+from projections.verifications import VERIFICATIONS
 
 PROJECTIONS: tuple[Projection, ...] = (
     ORGS, COMPANIES, USERS, TOKENS, STEPS, BLUEPRINTS, SUBMISSIONS, RUNS, STEP_RESULTS, ENTITY_SETS,
+    VERIFICATIONS,
 )  # fmt: skip
 
 """The generation of each that this code's queries are made for."""

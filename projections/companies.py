@@ -1,8 +1,8 @@
-"""The read model `companies_v1`: a company never changes."""
+"""The read model `companies_v1`: a company never changes, but that it may be erased; then its name is gone."""
 
 from collections.abc import Sequence
 
-from events.administration import COMPANY, CompanyCreated
+from events.administration import COMPANY, CompanyCreated, CompanyErased
 from events.model import Recorded
 from projections.base import Projection, Statement, Table, statements, storable
 
@@ -13,21 +13,29 @@ ON CONFLICT (company_id) DO NOTHING
 """
 
 
+ERASE = """
+UPDATE {schema}.companies_v1 t SET name = NULL, erased_at = g.erased_at, erased_position = g.position
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[]) AS g (company_id, org_id, erased_at, position)
+WHERE t.company_id = g.company_id AND t.org_id = g.org_id
+"""
+
+
 def fold(batch: Sequence[Recorded]) -> list[Statement]:
-    """Rows of the companies made in the batch."""
-    made = {
-        event.originator_id: (
-            event.originator_id,
-            recorded.decision.org_id,
-            storable(event.name),
-            recorded.decision.at,
-            recorded.position,
-        )
-        for recorded in batch
-        for event in recorded.decision.events
-        if isinstance(event, CompanyCreated)
-    }
-    return statements(Statement.of(INSERT, made.values()))
+    """Rows of the companies made in the batch, and what is left of those that were erased in it."""
+    made: dict[str, tuple[object, ...]] = {}
+    erased: dict[str, tuple[object, ...]] = {}
+    for recorded in batch:
+        decision = recorded.decision
+        key = (decision.aggregate_id, decision.org_id)
+        if decision.erased and decision.version == 1:  # its name cannot be known any more; the envelope says the rest
+            made[decision.aggregate_id] = (*key, None, decision.at, recorded.position)
+        for event in decision.events:
+            match event:
+                case CompanyCreated():
+                    made[decision.aggregate_id] = (*key, storable(event.name), decision.at, recorded.position)
+                case CompanyErased():
+                    erased[decision.aggregate_id] = (*key, decision.at, recorded.position)
+    return statements(Statement.of(INSERT, made.values()), Statement.of(ERASE, erased.values()))
 
 
 COMPANIES = Projection(name="companies_v1", kind=COMPANY, tables=(Table("companies_v1", ("company_id",)),), fold=fold)

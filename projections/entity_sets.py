@@ -5,7 +5,7 @@ from typing import Any
 
 from events.entities import ENTITIES, EntitiesUpdated
 from events.model import Recorded
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 UPSERT = """
 INSERT INTO {schema}.entity_sets_v1 AS t (
@@ -59,5 +59,9 @@ def _row(recorded: Recorded, event: EntitiesUpdated, begun: Recorded) -> tuple[A
 
 
 ENTITY_SETS = Projection(
-    name="entity_sets_v1", kind=ENTITIES, tables=(Table("entity_sets_v1", ("set_id",)),), fold=fold
+    name="entity_sets_v1",
+    kind=ENTITIES,
+    tables=(Table("entity_sets_v1", ("set_id",)),),
+    fold=fold,
+    erase=(rows_of_company("entity_sets_v1"),),
 )

@@ -17,12 +17,13 @@ from nats.aio.client import Client
 from events.archive import Archive
 from events.errors import LogRewoundError, StateConflictError
 from events.follow import Followed
+from events.keyring import keyring_of
 from events.logging import get_logger
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection, Table
-from projections.batch import decode
+from projections.batch import opened
 from projections.catalogue import EARLIER, PROJECTIONS
 from projections.checkpoints import Checkpoint, CheckpointsMovedError
 from projections.compare import LONG_STATEMENT_S, Difference, compare_columns
@@ -174,7 +175,7 @@ class Building:
         return follow_whole(Archive(self._pool), self._nc, after, BATCH_DECISIONS, before_open=check_epoch)
 
     async def _apply(self, database: Database, messages: Sequence[Followed], epoch: str, *, durable: bool) -> None:
-        batch = decode(messages, {self._new.kind})
+        batch = await opened(messages, keyring_of(self._nc), {self._new.kind})
         at = {self._new.name: self._at}
         try:
             moved = await apply(database, LIVE_SCHEMA, [self._new], at, batch, epoch, durable=durable)

@@ -14,13 +14,14 @@ from events import administration, metrics, strictjson, subjects
 from events.archive import Archive
 from events.errors import ConfigurationError, LogRewoundError, UnavailableError
 from events.follow import Followed
+from events.keyring import keyring_of
 from events.logging import get_logger
 from events.settings import Settings
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
-from projections.batch import Batch, decode, rarer_collections
+from projections.batch import Batch, opened, rarer_collections
 from projections.checkpoints import (
     Checkpoints,
     CheckpointsMovedError,
@@ -90,6 +91,7 @@ class Projector:
     ) -> None:
         self._pool = pool
         self._nc = connection
+        self._keyring = keyring_of(connection)
         self._batch_max = batch_max
         self._given = projections
         self._projections: Sequence[Projection] = projections or ()
@@ -145,7 +147,7 @@ class Projector:
                     await self._verify()
                     continue
                 await self._check_continuity(batch)
-                await self._apply(decode(batch))
+                await self._apply(await opened(batch, self._keyring))
 
     async def _note_consumer(self, _after: int) -> None:
         """A new consumer may be one of another stream. It is verified once its first messages are here, not before:

@@ -19,11 +19,12 @@ from nats.aio.client import Client
 from events import strictjson, subjects
 from events.archive import Archive
 from events.errors import LogRewoundError, StateConflictError, UnavailableError
+from events.keyring import keyring_of
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection
-from projections.batch import Batch, decode, rarer_collections
+from projections.batch import Batch, opened, rarer_collections
 from projections.catalogue import named, with_required
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.compare import Difference, compare
@@ -277,7 +278,7 @@ class _Building:
             async for received in batches:
                 wanted = [message for message in received if message.position <= goal]
                 if wanted:
-                    await self._apply(decode(wanted), projections)
+                    await self._apply(await opened(wanted, keyring_of(self._nc)), projections)
                     progress(self._progress(goal))
                 if received[-1].position >= goal or received[-1].pending == 0:
                     return

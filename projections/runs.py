@@ -15,16 +15,18 @@ from events.payload import Payload
 from events.processing import (
     RUN,
     RunCancelled,
+    RunDiverged,
     RunFailed,
     RunStarted,
     RunSucceeded,
+    RunVerified,
     StepReused,
     StepScheduled,
     StepStarted,
     StepSucceeded,
     SubmissionCreated,
 )
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 Columns = tuple[tuple[str, str], ...]
 """Names and types."""
@@ -108,7 +110,9 @@ def _generation(table: str, changing: Columns) -> Projection:
         changed = (outcome[:width] for run_id, outcome in outcomes.items() if run_id not in started)
         return statements(Statement.of(upsert, rows), Statement.of(change, changed))
 
-    return Projection(name=table, kind=RUN, tables=(Table(table, ("run_id",)),), fold=fold)
+    return Projection(
+        name=table, kind=RUN, tables=(Table(table, ("run_id",)),), fold=fold, erase=(rows_of_company(table),)
+    )
 
 
 def _outcomes(batch: Sequence[Recorded]) -> tuple[dict[str, tuple[object, ...]], dict[str, Outcome]]:
@@ -117,7 +121,9 @@ def _outcomes(batch: Sequence[Recorded]) -> tuple[dict[str, tuple[object, ...]],
     outcomes: dict[str, Outcome] = {}
     for recorded in batch:
         decision = recorded.decision
-        events = decision.events[1:] if isinstance(decision.events[0], SubmissionCreated) else decision.events
+        events = (
+            decision.events[1:] if isinstance(next(iter(decision.events), None), SubmissionCreated) else decision.events
+        )
         if not events:
             continue  # a submission that starts no run
         run_id = decision.aggregate_id
@@ -180,6 +186,17 @@ def _succeeded(event: RunSucceeded, recorded: Recorded) -> Outcome:
     return _ended(recorded, "succeeded")._replace(output_rows=event.output_rows)
 
 
+def _verified(event: RunVerified, recorded: Recorded) -> Outcome:
+    return _ended(recorded, "verified")._replace(output_rows=event.output_rows)
+
+
+def _diverged(event: RunDiverged, recorded: Recorded) -> Outcome:
+    message = f"The {event.differs} is not what was recorded: {event.expected} then, {event.found} now."
+    return _ended(recorded, "diverged")._replace(
+        error_step=event.step_index, error_code="diverged", error_message=storable(message)
+    )
+
+
 def _cancelled(_: RunCancelled, recorded: Recorded) -> Outcome:
     return _ended(recorded, "cancelled")
 
@@ -208,6 +225,8 @@ _RULES: dict[type[Event], Callable[[Any, Recorded], Outcome]] = {
     StepScheduled: _scheduled,
     StepStarted: _step_started,
     RunSucceeded: _succeeded,
+    RunVerified: _verified,
+    RunDiverged: _diverged,
     RunCancelled: _cancelled,
     RunFailed: _failed,
 }

@@ -12,7 +12,7 @@ from events import strictjson
 from events.model import Event, Recorded
 from events.payload import Payload
 from events.processing import RUN, StepFailed, StepProgressed, StepReused, StepSkipped, StepStarted, StepSucceeded
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 from projections.runs import RUNS
 
 # A step's company and submission are those of its run, which the decision does not carry. A run that is not there
@@ -155,4 +155,5 @@ STEP_RESULTS = Projection(
     tables=(Table("step_results_v1", ("run_id", "step_index")),),
     fold=fold,
     requires=(RUNS.view,),
+    erase=(rows_of_company("step_results_v1"),),
 )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from events.model import Recorded
 from events.processing import RUN, SubmissionCreated
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 INSERT = """
 INSERT INTO {schema}.submissions_v1 (
@@ -45,5 +45,9 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
 
 
 SUBMISSIONS = Projection(
-    name="submissions_v1", kind=RUN, tables=(Table("submissions_v1", ("submission_id",)),), fold=fold
+    name="submissions_v1",
+    kind=RUN,
+    tables=(Table("submissions_v1", ("submission_id",)),),
+    fold=fold,
+    erase=(rows_of_company("submissions_v1"),),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from events.administration import TOKEN, TokenCreated, TokenRevoked, TokenRotated
 from events.model import Recorded
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 INSERT = """
 INSERT INTO {schema}.tokens_v2 (token_id, org_id, company_id, user_id, role, name, hint, expires_at, created_at,
@@ -56,6 +56,12 @@ WITH given AS (
 )
 SELECT g.token_id::text FROM given g
 WHERE NOT EXISTS (SELECT FROM {schema}.tokens_v2 t WHERE t.token_id = g.token_id AND t.org_id = g.org_id)
+"""
+
+
+ERASE_SECRETS = """
+DELETE FROM {schema}.token_secrets_v2 s USING {schema}.tokens_v2 t
+WHERE s.token_id = t.token_id AND t.company_id = ANY($1::uuid[])
 """
 
 
@@ -111,4 +117,5 @@ TOKENS = Projection(
     kind=TOKEN,
     tables=(Table("tokens_v2", ("token_id",)), Table("token_secrets_v2", ("secret_id",))),
     fold=fold,
+    erase=(ERASE_SECRETS, rows_of_company("tokens_v2")),
 )

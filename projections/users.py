@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from events.administration import USER, UserCreated, UserDeactivated, UserIdentityLinked, UserInvited
 from events.model import Recorded
-from projections.base import Projection, Statement, Table, statements, storable
+from projections.base import Projection, Statement, Table, rows_of_company, statements, storable
 
 INSERT = """
 INSERT INTO {schema}.users_v2 (user_id, org_id, company_id, email, name, role, identity, created_at, position,
@@ -110,4 +110,10 @@ def _made(event: UserCreated, recorded: Recorded) -> _Row:
     )
 
 
-USERS = Projection(name="users_v2", kind=USER, tables=(Table("users_v2", ("user_id",)),), fold=fold)
+USERS = Projection(
+    name="users_v2",
+    kind=USER,
+    tables=(Table("users_v2", ("user_id",)),),
+    fold=fold,
+    erase=(rows_of_company("users_v2"),),
+)

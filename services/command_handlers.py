@@ -14,14 +14,18 @@ from events import subjects
 from events.commands import Accepted, Command
 from events.errors import InvalidInputError, NotFoundError, RejectedError, UnavailableError, VersionConflictError
 from events.ids import first_run_id
-from events.log import Appended, check_same_body
-from events.model import Decision, Event, Recorded
+from events.keys import Owner
+from events.model import Event
 from events.processing import RUN, SubmissionCreated
 from services.blueprint_check import problems_of, registry_of
+from services.creations import after, first, new_user
 from services.domain import administration as things
 from services.domain import run as runs
+from services.domain import verification
 from services.domain.administration import Thing
+from services.erasure import CompanyKeyKeeper
 from services.open_runs import OpenRuns
+from services.recording import accepted, answered_in, decision_of
 from services.repository import Repository, events_of
 
 CONFLICT_ATTEMPTS = 10
@@ -32,7 +36,8 @@ Handler = Callable[["CommandHandlers", Any], Awaitable[Accepted]]
 class CommandHandlers:
     """The handlers of all commands over one repository. `handle` raises RejectedError or UnavailableError."""
 
-    def __init__(self, repository: Repository, open_runs: OpenRuns) -> None:
+    def __init__(self, repository: Repository, open_runs: OpenRuns, keys: CompanyKeyKeeper) -> None:
+        self._keys = keys
         self._repository = repository
         self._open_runs = open_runs
         self._log = repository.log
@@ -43,7 +48,7 @@ class CommandHandlers:
 
     async def create_org(self, command: cmd.CreateOrg) -> Accepted:
         """The org, its first admin and that admin's token."""
-        await self._create(command, admin.ORG, admin.OrgCreated(**_first(command), name=command.name))
+        await self._create(command, admin.ORG, admin.OrgCreated(**first(command), name=command.name))
         user = admin.UserCreated(
             originator_id=command.admin_user_id,
             originator_version=1,
@@ -68,23 +73,36 @@ class CommandHandlers:
     async def create_company(self, command: cmd.CreateCompany) -> Accepted:
         """A company of an org that exists."""
         await self._active(command, admin.ORG, command.org_id)
-        event = admin.CompanyCreated(**_first(command), name=command.name)
+        await self._keys.make(Owner(command.org_id, command.aggregate_id))
+        event = admin.CompanyCreated(**first(command), name=command.name)
         return await self._create(command, admin.COMPANY, event, company_id=command.aggregate_id)
+
+    async def erase_company(self, command: cmd.EraseCompany) -> Accepted:
+        """A company is erased: recorded first, then its key is destroyed, also when a repeat finds it recorded."""
+        owner = Owner(command.org_id, command.aggregate_id)
+        company = await self._repository.fresh_thing(owner.org_id, admin.COMPANY, owner.company_id)
+        if not things.must_exist(company, "company").erased:
+            await self._keys.must_be_erasable(owner)
+        answer = await self._change(
+            command, admin.COMPANY, lambda c: things.erase_company(c, command.confirmation), subjects.ERASED_ROUTING
+        )
+        await self._keys.destroy(owner, datetime.now(UTC))
+        return answer
 
     async def create_user(self, command: cmd.CreateUser) -> Accepted:
         """A user of the whole org, or of a company that exists."""
         await self._company_exists(command, command.company_id)
-        return await self._create(command, admin.USER, _user(command), company_id=command.company_id)
+        return await self._create(command, admin.USER, new_user(command), company_id=command.company_id)
 
     async def invite_user(self, command: cmd.InviteUser) -> Accepted:
         """A user, and the invitation by which a session becomes it."""
         await self._company_exists(command, command.company_id)
         invited = admin.UserInvited(
-            **_first(command),
+            **first(command),
             invitation_id=command.invitation_id,
             expires_at=datetime.now(UTC) + timedelta(seconds=command.expires_in_s),
         )
-        return await self._create(command, admin.USER, _user(command), invited, company_id=command.company_id)
+        return await self._create(command, admin.USER, new_user(command), invited, company_id=command.company_id)
 
     async def accept_invitation(self, command: cmd.AcceptInvitation) -> Accepted:
         """The invited user is whoever holds this session."""
@@ -114,14 +132,14 @@ class CommandHandlers:
         except RejectedError as error:
             return await self._first_answer(command, admin.TOKEN, error)
         event = admin.TokenCreated(
-            **_first(command),
+            **first(command),
             name=command.name,
             user_id=command.user_id,
             hint=command.hint,
             secret_id=command.secret_id,
             role=role,
             company_id=company_id,
-            expires_at=_after(command.expires_in_s),
+            expires_at=after(command.expires_in_s),
         )
         return await self._create(command, admin.TOKEN, event, company_id=company_id)
 
@@ -143,7 +161,7 @@ class CommandHandlers:
                 command, admin.BLUEPRINT, InvalidInputError("The blueprint's steps are not valid.", problems)
             )
         event = admin.BlueprintCreated(
-            **_first(command), name=command.name, description=command.description, steps=command.steps
+            **first(command), name=command.name, description=command.description, steps=command.steps
         )
         return await self._create(command, admin.BLUEPRINT, event)
 
@@ -245,13 +263,23 @@ class CommandHandlers:
             return await self._first_answer(command, RUN, error)
         return await self._create_run(command, started, state.company_id, state.submission_id)
 
+    async def verify_run(self, command: cmd.VerifyRun) -> Accepted:
+        """A run that executes another one's steps again, and compares."""
+        try:
+            history = await self._log.history(command.org_id, RUN, command.run_id)
+            started = verification.start(command.run_id, history, command.aggregate_id)
+            state = runs.fold(command.aggregate_id, started)
+        except RejectedError as error:
+            return await self._first_answer(command, RUN, error)
+        return await self._create_run(command, started, state.company_id, state.submission_id)
+
     async def cancel_run(self, command: cmd.CancelRun) -> Accepted:
         """Stop a run; its pending steps are skipped."""
         for _ in range(CONFLICT_ATTEMPTS):
             history = await self._log.history(command.org_id, RUN, command.aggregate_id)
             if not history:
                 raise NotFoundError(f"There is no run {command.aggregate_id}.")
-            if (answer := _answered_in(history, command)) is not None:
+            if (answer := answered_in(history, command)) is not None:
                 return answer
             state = runs.fold(command.aggregate_id, events_of(history))
             if state.status == "none":  # a submission that has no first run
@@ -259,33 +287,39 @@ class CommandHandlers:
             events = runs.cancel(state, command.reason)
             if not events:
                 return Accepted(position=history[-1].position)
-            decision = _decision(command, RUN, events, runs.routing(events), state.company_id, state.submission_id)
+            decision = decision_of(
+                command, RUN, events, runs.routing(events, verifies=state.verifies is not None), state.company_id,
+                state.submission_id,
+            )  # fmt: skip
             try:
-                return _accepted(await self._log.append(decision))
+                return accepted(await self._log.append(decision))
             except VersionConflictError:
                 continue
         raise UnavailableError("The run changes too fast to be cancelled now; try again.")
 
-    async def _change(self, command: Command, kind: str, decide: Callable[[Thing], list[Event]]) -> Accepted:
+    async def _change(
+        self, command: Command, kind: str, decide: Callable[[Thing], list[Event]], routing: str | None = None
+    ) -> Accepted:
         """Load an administrative aggregate, decide, append; again when somebody else was faster."""
         for _ in range(CONFLICT_ATTEMPTS):
             history = await self._log.history(command.org_id, kind, command.aggregate_id)
-            if (answer := _answered_in(history, command)) is not None:
+            if (answer := answered_in(history, command)) is not None:
                 return answer
             thing = things.fold(command.aggregate_id, events_of(history))
             events = decide(thing)
             if not events:
                 return Accepted(position=history[-1].position)
             try:
-                decision = _decision(command, kind, events, f"log.{kind}", thing.company_id, None)
-                return _accepted(await self._log.append(decision))
+                company_id = thing.aggregate_id if kind == admin.COMPANY else thing.company_id
+                decision = decision_of(command, kind, events, routing or f"log.{kind}", company_id, None)
+                return accepted(await self._log.append(decision))
             except VersionConflictError:
                 continue
         raise UnavailableError(f"The {kind} changes too fast to be changed now; try again.")
 
     async def _create(self, command: Command, kind: str, *events: Event, company_id: str | None = None) -> Accepted:
-        decision = _decision(command, kind, events, f"log.{kind}", company_id, None)
-        return _accepted(await self._log.append(decision))
+        decision = decision_of(command, kind, events, f"log.{kind}", company_id, None)
+        return accepted(await self._log.append(decision))
 
     async def _create_run(self, command: Command, events: list[Event], company_id: str, submission_id: str) -> Accepted:
         run_id = events[0].originator_id
@@ -294,12 +328,12 @@ class CommandHandlers:
             routing = runs.routing(events, self._open_runs.start(command.org_id, run_id))
         fresh = False
         try:
-            appended = await self._log.append(_decision(command, RUN, events, routing, company_id, submission_id))
+            appended = await self._log.append(decision_of(command, RUN, events, routing, company_id, submission_id))
             fresh = not appended.repeated
         finally:
             if not fresh and not await self._is_running(command.org_id, run_id):
                 self._open_runs.end(run_id)
-        return _accepted(appended)
+        return accepted(appended)
 
     async def _is_running(self, org_id: str, run_id: str) -> bool:
         """Whether a run is open, when it was not started just now; no, when the log does not answer."""
@@ -311,9 +345,9 @@ class CommandHandlers:
     async def _submission(self, org_id: str, submission_id: str) -> SubmissionCreated:
         """A submission, from the history of its first run."""
         for recorded in await self._log.history(org_id, RUN, first_run_id(submission_id)):
-            created = recorded.decision.events[0]
-            if isinstance(created, SubmissionCreated):
-                return created
+            for created in recorded.decision.events[:1]:
+                if isinstance(created, SubmissionCreated):
+                    return created
         raise NotFoundError(f"There is no submission {submission_id}.")
 
     async def _first_answer(
@@ -321,7 +355,7 @@ class CommandHandlers:
     ) -> Accepted:
         """The answer of this command's first time, should there have been one; else the refusal holds."""
         history = await self._log.history(command.org_id, kind, aggregate_id or command.aggregate_id)
-        if (answer := _answered_in(history, command)) is not None:
+        if (answer := answered_in(history, command)) is not None:
             return answer
         raise refusal or NotFoundError("What the command refers to does not exist.")
 
@@ -336,61 +370,3 @@ class CommandHandlers:
 
 
 _HANDLERS: dict[type[Command], Handler] = {kind: getattr(CommandHandlers, name) for name, kind in cmd.COMMANDS.items()}
-
-
-def _first(command: Command) -> dict[str, Any]:
-    return {"originator_id": command.aggregate_id, "originator_version": 1}
-
-
-def _user(command: cmd.CreateUser | cmd.InviteUser) -> admin.UserCreated:
-    return admin.UserCreated(
-        **_first(command),
-        email=command.email,
-        name=command.name,
-        role=command.role,
-        company_id=command.company_id,
-        identity=None,
-    )
-
-
-def _after(seconds: int | None) -> datetime | None:
-    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
-
-
-def _decision(
-    command: Command,
-    kind: str,
-    events: Sequence[Event],
-    routing: str,
-    company_id: str | None,
-    correlation_id: str | None,
-) -> Decision:
-    return Decision(
-        org_id=command.org_id,
-        kind=kind,
-        aggregate_id=events[0].originator_id,
-        version=events[0].originator_version,
-        routing=routing,
-        decision_id=command.command_id,
-        at=datetime.now(UTC),
-        actor=command.actor,
-        events=tuple(events),
-        company_id=company_id,
-        causation_id=command.command_id,
-        correlation_id=correlation_id,
-        request_id=command.request_id,
-        digest=command.digest,
-    )
-
-
-def _answered_in(history: Sequence[Recorded], command: Command) -> Accepted | None:
-    """The first answer to this command, when the history holds its decision."""
-    for recorded in history:
-        if recorded.decision.decision_id == command.command_id:
-            check_same_body(recorded.decision, command.digest)
-            return Accepted(position=recorded.position, repeated=True)
-    return None
-
-
-def _accepted(appended: Appended) -> Accepted:
-    return Accepted(position=appended.position, repeated=appended.repeated)

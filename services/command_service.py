@@ -16,13 +16,16 @@ from nats.js.api import ConsumerConfig
 
 from events import subjects
 from events.commands import COMMANDS, Answer, Command
-from events.errors import RejectedError, UnavailableError, rejection_to_json
+from events.deferral import open_command
+from events.errors import PoisonedMessageError, RejectedError, UnavailableError, rejection_to_json
+from events.keyring import use_keys, wrapper_of
 from events.logging import get_logger
 from events.settings import Settings
 from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.command_handlers import CommandHandlers
+from services.erasure import CompanyKeyKeeper
 from services.open_runs import OpenRuns
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, after_failure, deliveries_of, settle
@@ -40,9 +43,10 @@ class CommandService:
 
     def __init__(self, broker: NatsBroker, settings: Settings) -> None:
         self.broker = broker
+        self._wrapper = wrapper_of(settings)
         self._archive = ArchiveReader(settings)
         self._handlers: CommandHandlers | None = None
-        self._fresh: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self._connection: Client | None = None
         for kind in COMMANDS.values():
             subscriber = broker.subscriber(
@@ -58,18 +62,23 @@ class CommandService:
     async def start(self) -> Client:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
+        self._keyring = use_keys(self._connection, self._wrapper)
         repository, open_runs = Repository(self._archive.log(self._connection)), OpenRuns()
-        self._handlers = CommandHandlers(repository, open_runs)
-        self._fresh = asyncio.create_task(repository.keep_fresh(self._connection))
+        keeper = CompanyKeyKeeper(self._connection, self._keyring)
+        self._handlers = CommandHandlers(repository, open_runs, keeper)
+        self._following = [
+            asyncio.create_task(repository.keep_fresh(self._connection)),
+            asyncio.create_task(keeper.catch_up()),
+        ]
         await open_runs.listen(self._connection)
         await self.broker.start()
         return self._connection
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
-        if self._fresh is not None:
-            self._fresh.cancel()
-            await asyncio.gather(self._fresh, return_exceptions=True)
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         await self.broker.stop()
         await self._archive.close()
 
@@ -118,8 +127,13 @@ class CommandService:
         if kind is None:
             return Broken("no such command")
         try:
-            command = kind.model_validate_json(message.data)
-        except ValueError as error:
+            body = await open_command(self._keyring, message.subject, message.data)
+            if body is None:
+                return Done()  # of a company that was erased meanwhile
+            command = kind.model_validate_json(body)
+        except UnavailableError as error:
+            return after_failure(deliveries_of(message), error)
+        except (PoisonedMessageError, ValueError) as error:
             return Broken(f"not a {kind.NAME} command: {error}"[:2000])
         try:
             answer = await self.answer(command, message.headers)

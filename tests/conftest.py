@@ -2,6 +2,7 @@
 those that ask for it the whole system beside them.
 """
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from cli.embedded import EmbeddedConfig
 from cli.supervisor import Supervisor
 from cli.system import System
 from events.connection import connect
+from events.keyring import use_keys
+from events.keys import MasterKeys
 from events.log import EventLog
 from events.settings import Settings
 from migrations.database import migrate
 from migrations.streams import migrate_streams
 from tests.system.client import SYSTEM_JWT_SECRET, Org, new_org
 
+SYSTEM_MASTER_KEYS = "tests:" + base64.b64encode(b"of the system under test, secret").decode()
 STEP_MODULES = ("services.steps.catalogue", "bench.steps", "tests.system.faulty_steps")
 
 
@@ -68,6 +72,7 @@ def settings(servers: EmbeddedConfig, tmp_path_factory: pytest.TempPathFactory) 
 async def connection(servers: EmbeddedConfig) -> AsyncIterator[Client]:
     """A connection to this run's nats-server."""
     connected = await connect([servers.nats_url], "tests")
+    use_keys(connected, MasterKeys(SYSTEM_MASTER_KEYS))
     yield connected
     await connected.close()
 
@@ -94,6 +99,8 @@ def system_settings(settings: Settings) -> Settings:
     secrets = {
         "jwt_secret": SecretStr(SYSTEM_JWT_SECRET),
         "tenant_key": SecretStr("the-key-of-the-system-under-test-x"),
+        "master_keys": SecretStr(SYSTEM_MASTER_KEYS),
+        "audit_key": SecretStr(embedded.new_key()),
     }
     return settings.model_copy(update=changes | secrets)
 

@@ -92,7 +92,7 @@ async def _side(payloads: Payloads, reference: Reference) -> Side:
         if manifest.rows > ROWS_MAX:
             raise StateConflictError(f"Runs of more than {ROWS_MAX} rows cannot be compared.", code="too_many_rows")
         store = BatchStore(payloads.blobs)
-        chunks = [ids.to_numpy() async for _, ids in store.chunks(reference.org_id, manifest, ())]
+        chunks = [ids.to_numpy() async for _, ids in store.chunks(reference.owner, manifest, ())]
         side = Side(manifest, {}, np.concatenate(chunks) if chunks else np.zeros(0, np.int64))
     if len(await asyncio.to_thread(np.unique, side.ids)) < len(side.ids):
         raise StateConflictError(
@@ -108,7 +108,7 @@ async def _column(payloads: Payloads, side: Side, name: str, reference: Referenc
     if name not in side.manifest.names:
         return [absent_column(len(side.ids))]
     store = BatchStore(payloads.blobs)
-    return [columns[name] async for columns, _ in store.chunks(reference.org_id, side.manifest, (name,))]
+    return [columns[name] async for columns, _ in store.chunks(reference.owner, side.manifest, (name,))]
 
 
 def _unequal(old: list[Column], new: list[Column], old_rows: Rows, new_rows: Rows) -> npt.NDArray[np.bool_]:

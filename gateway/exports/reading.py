@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from events.batch import BatchStore, Manifest
 from events.columns import Column, Kind, columns_of, records_of
 from events.errors import StateConflictError
+from events.keys import Owner
 from events.payload import decode_batch
 from gateway.exports.writers import common_kind
 from gateway.payloads import Payloads, Reference
@@ -29,7 +30,7 @@ class Table:
     """A batch that can be read: its fields with their kinds, how many rows it has, and where they are."""
 
     payloads: Payloads
-    org_id: str
+    owner: Owner
     kinds: dict[str, Kind]
     rows: int
     manifest: Manifest | None
@@ -40,7 +41,7 @@ class Table:
         if self.held is not None:
             yield self.held
         if self.manifest is not None:
-            async for chunk in BatchStore(self.payloads.blobs).chunks(self.org_id, self.manifest):
+            async for chunk in BatchStore(self.payloads.blobs).chunks(self.owner, self.manifest):
                 yield chunk
 
 
@@ -53,7 +54,7 @@ async def open_table(payloads: Payloads, reference: Reference) -> Table:
         columns = await asyncio.to_thread(columns_of, records)
         held = columns, pa.array(np.arange(len(records)) if ids is None else ids, pa.int64())
         kinds = {name: column.kind for name, column in columns.items()}
-        return Table(payloads, reference.org_id, kinds, len(records), None, held)
+        return Table(payloads, reference.owner, kinds, len(records), None, held)
     manifest = Manifest.decode(text)
     found: dict[str, set[Kind]] = {name: set() for name in manifest.names}
     for chunk in manifest.chunks:
@@ -61,13 +62,13 @@ async def open_table(payloads: Payloads, reference: Reference) -> Table:
             if ref is not None:
                 found[name].add(ref.kind)
     kinds = {name: common_kind(of_name) for name, of_name in found.items()}
-    return Table(payloads, reference.org_id, kinds, manifest.rows, manifest, None)
+    return Table(payloads, reference.owner, kinds, manifest.rows, manifest, None)
 
 
 def no_rejects(payloads: Payloads) -> Table:
     """What a step rejects that rejects no row: a file of it has the fields that any other has."""
     kinds: dict[str, Kind] = {"row": "integer", "field": "string", "code": "string", "value": "string"}
-    return Table(payloads, "", kinds, 0, None, None)
+    return Table(payloads, Owner("", ""), kinds, 0, None, None)
 
 
 async def page(payloads: Payloads, reference: Reference, start: int, limit: int) -> tuple[int, list[Any]]:
@@ -86,7 +87,7 @@ async def page(payloads: Payloads, reference: Reference, start: int, limit: int)
         first, last = max(start - before, 0), min(start + limit - before, chunk.rows)
         if first < last:
             one = Manifest(manifest.names, (chunk,))
-            async for columns, _ in store.chunks(reference.org_id, one):
+            async for columns, _ in store.chunks(reference.owner, one):
                 some, size_bytes = await asyncio.to_thread(_rows_within, columns, first, last - first, left_bytes)
                 found += some
                 left_bytes -= size_bytes

@@ -3,12 +3,14 @@
 from fastapi import APIRouter
 
 from gateway.routers import (
+    audit,
     blueprints,
     companies,
     entity_sets,
     events,
     orgs,
     preview,
+    replay,
     results,
     runs,
     step_results,
@@ -16,6 +18,7 @@ from gateway.routers import (
     submissions,
     tokens,
     users,
+    verification,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -24,6 +27,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     results.router,
     step_results.router,
     events.router,
+    audit.router,
+    replay.router,
     blueprints.router,
     preview.router,
     steps.router,
@@ -32,4 +37,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     users.router,
     tokens.router,
     orgs.router,
+    verification.router,
 )

@@ -157,6 +157,7 @@ async def get(body: GetEntitySet, call: Authenticated) -> Response:
 def _snapshot(org_id: str, row: Row) -> Reference:
     return Reference(
         org_id=org_id,
+        company_id=row["company_id"],
         digest=row["snapshot_digest"],
         size_bytes=row["snapshot_size_bytes"],
         inline=row["snapshot_inline"],

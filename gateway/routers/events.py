@@ -1,33 +1,36 @@
 """The log itself, as a tenant may see it: who decided what, when, and in which order."""
 
 import asyncio
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from events.administration import TOKEN
 from events.context import Actor
 from events.ids import first_run_id
-from events.model import Decision as LoggedDecision
 from events.model import Event, Recorded
 from events.payload import Payload
 from events.processing import RUN, SUBMISSION
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
+from gateway.cursors import POSITION_MAX
+from gateway.history import LogView, Part, hidden_from
 from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Query, Timestamp, example, shown
-from gateway.permissions import rule_of
+from gateway.moment import time_of
 from gateway.problems import invalid
 from gateway.visibility import must_see
 from projections.queries import work
+from projections.queries.history import Filters
 from projections.queries.reader import Scope
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500
 RUNS_MAX = 100
 READS_AT_ONCE = 16
-SCAN_MAX = 5_000
-"""Decisions read for one page at most, when a caller sees only those of its company among them."""
+KIND = r"^[a-z][a-z_]{0,62}$"
+TOPIC = r"^[a-z][a-z_]{0,62}\.[a-z][a-z_]{0,62}$"
+TOPICS_MAX = 50
 
 router = APIRouter(prefix="/v1/events", tags=["events"], route_class=CallRoute)
 
@@ -45,12 +48,14 @@ class EventData(BaseModel):
 DECISION_EXAMPLE: dict[str, Any] = {
     "position": 7,
     "at": TIME_EXAMPLE,
+    "recorded_at": TIME_EXAMPLE,
     "kind": "company",
     "id": OTHER_ID_EXAMPLE,
     "version": 1,
     "company_id": OTHER_ID_EXAMPLE,
     "decision_id": ID_EXAMPLE,
     "actor": {"method": "api_token", "user_id": ID_EXAMPLE, "token_id": ID_EXAMPLE, "role": "org_admin"},
+    "causation_id": ID_EXAMPLE,
     "correlation_id": None,
     "request_id": ID_EXAMPLE,
     "events": [{"topic": "company.created", "class_version": 1, "data": {"name": "Globex"}}],
@@ -64,79 +69,115 @@ class Decision(BaseModel):
 
     position: Position
     at: Timestamp
+    recorded_at: Annotated[Timestamp | None, Field(description="The log's own time.")]
     kind: str
     id: str
     version: int
     company_id: str | None
     decision_id: str
     actor: Actor
-    correlation_id: str | None
+    causation_id: Annotated[str | None, Field(description="The command or the decision that caused it.")]
+    correlation_id: Annotated[str | None, Field(description="The submission that it belongs to.")]
     request_id: str | None
     events: list[EventData]
 
 
-class ListEvents(Query):
+class Wanted(BaseModel):
+    """Which decisions: those that every filter lets through. What the caller may not see is never among them."""
+
+    model_config = example(kind="run", topics=["run.failed"])
+
+    submission_id: Id | None = None
+    run_id: Id | None = None
+    company_id: Id | None = None
+    user_id: Annotated[Id | None, Field(description="Who decided.")] = None
+    kind: Annotated[str | None, Field(pattern=KIND, description="run, company, user, token, blueprint, …")] = None
+    topics: Annotated[
+        list[Annotated[str, Field(pattern=TOPIC)]] | None,
+        Field(min_length=1, max_length=TOPICS_MAX, description="Decisions with an event of one of these topics."),
+    ] = None
+    recorded_from: Annotated[str | None, Field(max_length=40, description="RFC 3339; recorded then or later.")] = None
+    recorded_until: Annotated[str | None, Field(max_length=40, description="RFC 3339; recorded before.")] = None
+    after_position: Position = 0
+    before_position: Position | None = None
+
+
+class ListEvents(Wanted, Query):
     """Which part of the log: of a submission with its runs, of one run, or all that the caller may see."""
 
     model_config = example(submission_id=ID_EXAMPLE, after_position=0)
 
-    submission_id: Id | None = None
-    run_id: Id | None = None
-    after_position: Position = 0
+    order: Annotated[Literal["asc", "desc"], Field(description="asc: oldest first; desc: newest first.")] = "asc"
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
 
 
 class Decisions(BaseModel):
-    """Decisions by position. Go on with `after_position: next_after_position` until that is null."""
+    """Decisions by position. Go on with `after_position: next_after_position` until that is null; newest first, with
+    `before_position: next_before_position`, which only such an answer has.
+    """
 
     model_config = shown(items=[DECISION_EXAMPLE], next_after_position=7)
 
     items: list[Decision]
-    next_after_position: Position | None
+    next_after_position: Position | None = None
+    next_before_position: Position | None = None
 
 
 @router.post("/list", response_model=Decisions)
 async def list_(body: ListEvents, call: Authenticated) -> Response:
-    """The log's decisions, in its order."""
+    """The log's decisions, in its order or newest first."""
+    scope = await call.caught_up(body.min_position)
+    scope, filters = await selection(call, scope, body)
+    after, before = body.after_position, POSITION_MAX if body.before_position is None else body.before_position
+    if body.run_id is not None or (body.submission_id is not None and body.order == "asc"):
+        part = _cut(await _of_runs(call, scope, body), body, filters, scope.company_id)
+    elif body.order == "asc":
+        part = await LogView(call, scope, filters).forward(after, before, body.limit)
+    else:
+        await must_exist(call, body)
+        part = await LogView(call, scope, filters).backward(after, before, body.limit)
+    following = "next_after_position" if body.order == "asc" else "next_before_position"
+    return answers.json_response({"items": [shown_decision(one) for one in part.found], following: part.following})
+
+
+async def selection(call: Call, scope: Scope, body: Wanted) -> tuple[Scope, Filters]:
+    """What is asked for, within what the caller may see. Raises InvalidInputError, NotFoundError."""
     if body.submission_id is not None and body.run_id is not None:
         raise invalid("/run_id", "Give a submission_id or a run_id, not both.")
-    scope = await call.caught_up(body.min_position)
+    scope = answers.narrowed(call, scope, body.company_id)
     if body.submission_id is not None:
         await must_see(call, SUBMISSION, body.submission_id)
-        found, following = await _of_submission(call, scope, body, body.submission_id)
-    elif body.run_id is not None:
+    if body.run_id is not None:
         await must_see(call, RUN, body.run_id)
-        history = await call.gateway.log.history(call.org_id, RUN, body.run_id)
-        answers.found_any(history, "run", body.run_id)
-        found, following = _cut(history, body, None)
-    else:
-        found, following = await _of_org(call, body)
-    return answers.json_response({"items": [_item(recorded) for recorded in found], "next_after_position": following})
+    return scope, Filters(
+        submission_id=body.submission_id,
+        run_id=body.run_id,
+        user_id=body.user_id,
+        kind=body.kind,
+        topics=None if body.topics is None else frozenset(body.topics),
+        recorded_from=None if body.recorded_from is None else time_of(body.recorded_from, "/recorded_from"),
+        recorded_until=None if body.recorded_until is None else time_of(body.recorded_until, "/recorded_until"),
+        hidden=hidden_from(call),
+    )
 
 
-async def _of_org(call: Call, body: ListEvents) -> tuple[list[Recorded], int | None]:
-    """Through the log of the org; for a caller that is bound to a company, what is of its company."""
-    found: list[Recorded] = []
-    scanned = 0
-    scan = call.gateway.log.read(body.after_position, f"events.{call.org_id}.>", limit=_scan_limit(call, body))
-    async for recorded in scan:
-        scanned += 1
-        if _is_shown(call, recorded.decision):
-            found.append(recorded)
-        if len(found) == body.limit or scanned == SCAN_MAX:
-            return found, recorded.position
-    return found, None
+async def must_exist(call: Call, body: Wanted) -> None:
+    """Raises NotFoundError when the run or the submission that is named is none of the org's."""
+    for what, thing_id in ((RUN, body.run_id), (SUBMISSION, body.submission_id)):
+        if thing_id is not None:
+            run_id = thing_id if what == RUN else first_run_id(thing_id)
+            first = await call.gateway.log.holder(call.org_id, RUN, run_id, 1)
+            answers.found_any([] if first is None else [first], what, thing_id)
 
 
-def _is_shown(call: Call, decision: LoggedDecision) -> bool:
-    """What is of the caller's company; tokens only to those who may list them."""
-    if decision.kind == TOKEN and call.auth.role not in rule_of("/v1/tokens/list").roles:
-        return False
-    return call.within in (None, decision.company_id)
-
-
-def _scan_limit(call: Call, body: ListEvents) -> int:
-    return body.limit if call.within is None else SCAN_MAX
+async def _of_runs(call: Call, scope: Scope, body: ListEvents) -> tuple[list[Recorded], int | None]:
+    """The decisions of a run, or of a submission's runs; and before which position that is all, if it is not."""
+    if body.submission_id is not None:
+        return await _of_submission(call, scope, body, body.submission_id)
+    assert body.run_id is not None
+    history = await call.gateway.log.history(call.org_id, RUN, body.run_id)
+    answers.found_any(history, "run", body.run_id)
+    return history, None
 
 
 async def _of_submission(
@@ -159,35 +200,50 @@ async def _of_submission(
     answers.found_any(own, "submission", submission_id)
     others = [row["run_id"] for row in runs[:RUNS_MAX] if row["run_id"] != first]
     of_runs = await asyncio.gather(*(history(RUN, run_id) for run_id in others))
-    return _cut([*own, *(recorded for part in of_runs for recorded in part)], body, before)
+    return [*own, *(recorded for part in of_runs for recorded in part)], before
 
 
-def _cut(found: list[Recorded], body: ListEvents, before: int | None) -> tuple[list[Recorded], int | None]:
-    """By position, after the one asked for and below `before`; and where to go on, if there is more."""
+def _cut(
+    histories: tuple[list[Recorded], int | None], body: ListEvents, filters: Filters, company_id: str | None
+) -> Part:
+    """The page that is asked for of whole histories, which are complete up to `known_before`; and where to go on."""
+    histories_, known_before = histories
+    before = min(known_before or POSITION_MAX, body.before_position or POSITION_MAX)
     wanted = sorted(
         (
-            recorded
-            for recorded in found
-            if recorded.position > body.after_position and (before is None or recorded.position < before)
+            one
+            for one in histories_
+            if body.after_position < one.position < before and _matches(one, filters, company_id)
         ),
         key=lambda recorded: recorded.position,
+        reverse=body.order == "desc",
     )
     if len(wanted) > body.limit:
-        return wanted[: body.limit], wanted[body.limit - 1].position
-    return wanted, None if before is None else before - 1
+        wanted = wanted[: body.limit]
+        return Part(wanted, wanted[-1].position, wanted[-1].position)
+    more = known_before is not None and body.order == "asc" and (body.before_position or POSITION_MAX) > known_before
+    return Part(wanted, known_before - 1 if more and known_before is not None else None, before)
 
 
-def _item(recorded: Recorded) -> dict[str, Any]:
+def _matches(recorded: Recorded, filters: Filters, company_id: str | None) -> bool:
+    """The histories are those that were asked for, so that only the other filters remain."""
+    return replace(filters, submission_id=None, run_id=None).match(recorded, company_id)
+
+
+def shown_decision(recorded: Recorded) -> dict[str, Any]:
+    """A decision as clients see it, without the records that are inline."""
     decision = recorded.decision
     return {
         "position": recorded.position,
         "at": decision.at,
+        "recorded_at": recorded.recorded_at,
         "kind": decision.kind,
         "id": decision.aggregate_id,
         "version": decision.version,
         "company_id": decision.company_id,
         "decision_id": decision.decision_id,
         "actor": decision.actor.model_dump(),
+        "causation_id": decision.causation_id,
         "correlation_id": decision.correlation_id,
         "request_id": decision.request_id,
         "events": [_event(event) for event in decision.events],

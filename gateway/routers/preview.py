@@ -1,5 +1,7 @@
 """Previews: what each step of a blueprint, saved or not, would do with a few rows. Nothing is recorded."""
 
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -16,11 +18,13 @@ from gateway.calls import Authenticated, Call, CallRoute
 from gateway.exports.reading import first_rows
 from gateway.models import ID_EXAMPLE, OTHER_ID_EXAMPLE, Id, Query, example, shown
 from gateway.payloads import Reference
-from gateway.problems import invalid
+from gateway.problems import ProjectionBehindError, invalid
 from gateway.routers.blueprints import STEP_EXAMPLE, STEPS_MAX, StepOfBlueprint, check_steps
-from gateway.visibility import company_for
+from gateway.visibility import CATCH_UP_S, company_for
 from projections.queries import administration, work
-from projections.queries.reader import Row, Scope
+from projections.queries.reader import Reader, Row, Scope
+
+Look = Callable[[Reader, Scope, str], Awaitable[Row | None]]
 
 ROWS_DEFAULT = 20
 RUNS_LOOKED_AT = 20
@@ -168,29 +172,41 @@ async def _steps(call: Call, scope: Scope, body: PreviewBlueprint) -> tuple[Blue
         check_steps(body.steps)
         return tuple(BlueprintStep.model_validate(step.model_dump()) for step in body.steps)
     assert body.blueprint_id is not None
-    row = await administration.blueprint(call.gateway.reader, scope, body.blueprint_id)
-    listed = orjson.loads(answers.found(row, "blueprint", body.blueprint_id)["steps"])
-    return tuple(BlueprintStep.model_validate(step) for step in listed)
+    row = await _found(call, scope, "blueprint", body.blueprint_id, administration.blueprint)
+    return tuple(BlueprintStep.model_validate(step) for step in orjson.loads(row["steps"]))
 
 
 async def _company(call: Call, scope: Scope, company_id: str | None) -> str:
     """The company in whose name the steps run: one that exists."""
     company_id = company_for(call.auth, company_id)
-    row = await administration.company(call.gateway.reader, scope, company_id)
-    answers.found(row, "company", company_id)
+    await _found(call, scope, "company", company_id, administration.company)
     return company_id
+
+
+async def _found(call: Call, scope: Scope, what: str, thing_id: str, look: Look) -> Row:
+    """What the body names. What is not in the read models may have been made a moment ago: then they are waited for.
+
+    Raises NotFoundError, in the same time for what does not exist and what is another tenant's.
+    """
+    row = await look(call.gateway.reader, scope, thing_id)
+    if row is None:
+        end = (await call.gateway.log.state()).last_position
+        with contextlib.suppress(ProjectionBehindError):
+            await call.gateway.signals.wait_position(end, CATCH_UP_S)
+        row = await look(call.gateway.reader, scope, thing_id)
+    return answers.found(row, what, thing_id)
 
 
 async def _of_submission(
     call: Call, scope: Scope, body: PreviewBlueprint, submission_id: str
 ) -> tuple[str, list[dict[str, Any]], list[int]]:
     """The company of a submission, and its first rows with their ids."""
-    row = await work.submission(call.gateway.reader, scope, submission_id)
-    row = answers.found(row, "submission", submission_id)
+    row = await _found(call, scope, "submission", submission_id, work.submission)
     if body.company_id not in (None, row["company_id"]):
         raise invalid("/company_id", "The submission is another company's; leave company_id out.")
     reference = Reference(
         org_id=call.org_id,
+        company_id=row["company_id"],
         digest=row["records_digest"],
         size_bytes=row["records_size_bytes"],
         inline=row["records_inline"],
@@ -217,6 +233,7 @@ async def _as_read(call: Call, scope: Scope, submission_id: str) -> Reference:
 def _output(org_id: str, row: Row) -> Reference:
     return Reference(
         org_id=org_id,
+        company_id=row["company_id"],
         digest=row["output_digest"],
         size_bytes=row["output_size_bytes"],
         inline=row["output_inline"],

@@ -160,6 +160,7 @@ async def _reference(call: Call, scope: Scope, run: Row, step_index: int, kind: 
         return None
     return Reference(
         org_id=call.org_id,
+        company_id=run["company_id"],
         digest=row[f"{side}_digest"],
         size_bytes=row[f"{side}_size_bytes"],
         inline=row[f"{side}_inline"],
@@ -175,6 +176,7 @@ async def _records_of_submission(call: Call, scope: Scope, submission_id: str) -
     row = answers.found(row, "submission", submission_id)
     return Reference(
         org_id=call.org_id,
+        company_id=row["company_id"],
         digest=row["records_digest"],
         size_bytes=row["records_size_bytes"],
         inline=row["records_inline"],

@@ -29,12 +29,14 @@ from gateway.models import (
     example,
     shown,
 )
+from gateway.moment import AsOf, moment
 from gateway.problems import invalid
 from gateway.run_view import RunKey, output_reference, run_resource, wait_until_ended, with_results
 from gateway.visibility import must_see
 from projections.queries import work
+from projections.queries.reader import Row
 
-Status = Literal["running", "succeeded", "failed", "cancelled"]
+Status = Literal["running", "succeeded", "failed", "cancelled", "verified", "diverged"]
 
 RUN_EXAMPLE: dict[str, Any] = {
     "run_id": OTHER_ID_EXAMPLE,
@@ -42,6 +44,7 @@ RUN_EXAMPLE: dict[str, Any] = {
     "submission_id": ID_EXAMPLE,
     "blueprint_id": ID_EXAMPLE,
     "retry_of": None,
+    "verifies": None,
     "status": "succeeded",
     "steps": [{"index": 0, "key": "extract_domain", "status": "succeeded", "attempt": 1, "progress": None}],
     "input_rows": 1,
@@ -99,6 +102,7 @@ class Run(BaseModel):
     submission_id: Id
     blueprint_id: Id
     retry_of: Id | None
+    verifies: Annotated[Id | None, Field(description="The run that this one executes again (audit/verify_run).")]
     status: Status
     steps: list[StepOfRun]
     input_rows: Annotated[int | None, Field(description="Records that it began with; null while nobody knows.")]
@@ -137,6 +141,7 @@ class GetRun(Query):
     model_config = example(run_id=OTHER_ID_EXAMPLE, wait_s=10, include_results=True)
 
     run_id: Id
+    as_of: AsOf = None
     wait_s: Annotated[float, Field(ge=0, description="Answer when the run has ended, or after so many seconds.")] = 0
     include_results: Annotated[bool, Field(description="Embed the first 1,000 records of the run's output.")] = False
 
@@ -150,6 +155,8 @@ class ListRuns(PageQuery):
     submission_id: Id | None = None
     blueprint_id: Id | None = None
     status: Status | None = None
+    include_verifications: Annotated[bool, Field(description="Also runs that verify others; no results.")] = False
+    as_of: AsOf = None
 
 
 class CancelRun(BaseModel):
@@ -199,22 +206,42 @@ async def get(body: GetRun, call: Authenticated) -> Response:
     check_wait(call, body.wait_s)
     scope = await call.caught_up(body.min_position)
     gateway = call.gateway
+    if body.as_of is not None:
+        if body.wait_s:
+            raise invalid("/wait_s", "What was known at an earlier moment does not change: leave wait_s or as_of out.")
+        row = await (await moment(call, body.as_of)).run(body.run_id)
+        return answers.json_response(await _shown(call, row, body))
     key = RunKey(scope, body.run_id)
     with gateway.signals.run_waiter(body.run_id) as waiter:
         row = answers.found(await gateway.runs.load(key), "run", body.run_id)
         row = await wait_until_ended(gateway.runs, gateway.signals, waiter, key, row, body.wait_s) or row
     if body.wait_s:
         await call.still_allowed()
+    return answers.json_response(await _shown(call, row, body))
+
+
+async def _shown(call: Call, row: Row, body: GetRun) -> dict[str, Any]:
     resource = run_resource(row)
-    if body.include_results:
-        resource = await with_results(gateway.payloads, row, resource)
-    return answers.json_response(resource)
+    return await with_results(call.gateway.payloads, row, resource) if body.include_results else resource
 
 
 @router.post("/list", response_model=Page[Run])
 async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
     """Runs, newest first."""
     scope = await call.caught_up(body.min_position)
+    if body.as_of is not None:
+        then = await moment(call, body.as_of)
+        found, following = await then.runs(
+            answers.narrowed(call, then.scope, body.company_id),
+            cursors.before(body.cursor),
+            body.limit,
+            body.submission_id,
+            body.blueprint_id,
+            body.status,
+            verifications=body.include_verifications,
+        )
+        next_cursor = None if following is None else cursors.encode(following)
+        return Page(items=[Run(**run_resource(row)) for row in found], next_cursor=next_cursor)
     rows = await work.runs(
         call.gateway.reader,
         answers.narrowed(call, scope, body.company_id),
@@ -223,6 +250,7 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
         body.submission_id,
         body.blueprint_id,
         body.status,
+        body.include_verifications,
     )
     return answers.page(rows, body.limit, lambda row: Run(**run_resource(row)))
 

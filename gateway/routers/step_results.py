@@ -9,6 +9,7 @@ from events import strictjson
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Progress, Query, Timestamp, example, shown
+from gateway.moment import AsOf, moment
 from gateway.run_view import RunKey, pending, progress
 from projections.queries import work
 from projections.queries.reader import Row, Scope
@@ -112,6 +113,7 @@ class ListStepResults(Query):
     model_config = example(run_id=ID_EXAMPLE)
 
     run_id: Id
+    as_of: AsOf = None
 
 
 class GetStepResult(Query):
@@ -121,28 +123,33 @@ class GetStepResult(Query):
 
     run_id: Id
     step_index: Annotated[int, Field(ge=0, le=STEP_INDEX_MAX)]
+    as_of: AsOf = None
 
 
 @router.post("/list", response_model=StepResults)
 async def list_(body: ListStepResults, call: Authenticated) -> StepResults:
     """The results of all steps of a run; steps of which nothing is known yet are pending."""
     scope = await call.caught_up(body.min_position)
-    return StepResults(items=await _results(call, scope, body.run_id))
+    return StepResults(items=await _results(call, scope, body.run_id, body.as_of))
 
 
 @router.post("/get", response_model=StepResult)
 async def get(body: GetStepResult, call: Authenticated) -> StepResult:
     """The result of one step of a run."""
     scope = await call.caught_up(body.min_position)
-    results = await _results(call, scope, body.run_id)
+    results = await _results(call, scope, body.run_id, body.as_of)
     if body.step_index >= len(results):
         answers.found(None, f"step {body.step_index} in the run", body.run_id)
     return results[body.step_index]
 
 
-async def _results(call: Call, scope: Scope, run_id: str) -> list[StepResult]:
-    run = answers.found(await call.gateway.runs.load(RunKey(scope, run_id)), "run", run_id)
-    rows = await work.step_results(call.gateway.reader, scope, run_id)
+async def _results(call: Call, scope: Scope, run_id: str, as_of: int | str | None) -> list[StepResult]:
+    if as_of is None:
+        run = answers.found(await call.gateway.runs.load(RunKey(scope, run_id)), "run", run_id)
+        rows = await work.step_results(call.gateway.reader, scope, run_id)
+    else:
+        then = await moment(call, as_of)
+        run, rows = await then.run(run_id), await then.step_results(run_id)
     recorded = {row["step_index"]: row for row in rows}
     return [_result(run, index, recorded.get(index)) for index in range(len(run["step_keys"]))]
 

@@ -11,6 +11,7 @@ from events import commands, strictjson
 from events.administration import BlueprintStep, RetryPolicy
 from events.errors import AuthenticationError, InvalidInputError, UnavailableError
 from events.ids import first_run_id
+from events.keys import Owner
 from events.logging import get_logger
 from events.payload import digest_of, encode_records
 from events.processing import SUBMISSION
@@ -33,6 +34,7 @@ from gateway.models import (
     example,
     shown,
 )
+from gateway.moment import AsOf, before_of, moment
 from gateway.problems import invalid
 from gateway.routers.runs import RUN_EXAMPLE, Run, check_wait
 from gateway.run_view import RunKey, run_resource, wait_until_ended, with_results
@@ -155,6 +157,7 @@ class GetSubmission(Query):
     model_config = example(submission_id=ID_EXAMPLE)
 
     submission_id: Id
+    as_of: AsOf = None
 
 
 class ListSubmissions(PageQuery):
@@ -164,6 +167,7 @@ class ListSubmissions(PageQuery):
 
     company_id: Id | None = None
     blueprint_id: Id | None = None
+    as_of: AsOf = None
 
 
 @router.post("/create", status_code=201, response_model=SubmissionCreated)
@@ -191,7 +195,7 @@ async def create(body: CreateSubmission, call: Authenticated) -> Response:
             company_id=company_id,
             blueprint_id=body.blueprint_id,
             name=body.name,
-            records=await call.gateway.payloads.blobs.store(call.org_id, records, len(body.records)),
+            records=await call.gateway.payloads.blobs.store(Owner(call.org_id, company_id), records, len(body.records)),
             start_run=body.start_run,
             reuse_results=body.reuse_results,
         )
@@ -216,7 +220,7 @@ async def upload(body: Annotated[UploadSubmission, QueryParams()], call: Authent
     reading = _reading(body.read)
     assert call.file is not None, "an UploadRoute gives one"
     await _check_first(call, company_id, body.blueprint_id, reading)
-    stored = await store_file(call.gateway.payloads.blobs, call.org_id, call.file)
+    stored = await store_file(call.gateway.payloads.blobs, Owner(call.org_id, company_id), call.file)
     await call.still_allowed()
     envelope = call.envelope(
         {**body.model_dump(exclude={"read"}), "company_id": company_id, "read": reading.config, "file": stored.digest}
@@ -259,6 +263,8 @@ router.add_api_route(
 async def get(body: GetSubmission, call: Authenticated) -> Submission:
     """One submission, without its records: `results/get` with `kind: input` pages through them."""
     scope = await call.caught_up(body.min_position)
+    if body.as_of is not None:
+        return _submission(await (await moment(call, body.as_of)).submission(body.submission_id))
     row = await work.submission(call.gateway.reader, scope, body.submission_id)
     return _submission(answers.found(row, "submission", body.submission_id))
 
@@ -267,10 +273,11 @@ async def get(body: GetSubmission, call: Authenticated) -> Submission:
 async def list_(body: ListSubmissions, call: Authenticated) -> Page[Submission]:
     """Submissions, newest first."""
     scope = await call.caught_up(body.min_position)
+    then = None if body.as_of is None else await moment(call, body.as_of)
     rows = await work.submissions(
         call.gateway.reader,
-        answers.narrowed(call, scope, body.company_id),
-        cursors.before(body.cursor),
+        answers.narrowed(call, scope if then is None else then.scope, body.company_id),
+        before_of(then, cursors.before(body.cursor)),
         body.limit + 1,
         body.blueprint_id,
     )

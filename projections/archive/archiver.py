@@ -59,8 +59,10 @@ class HeadMovedError(Exception):
     """The head of the archive is not where it was believed to be: another archiver runs, or a restoration did."""
 
 
-async def run_archiver(settings: Settings, connection: Client, stop: asyncio.Event) -> None:
-    """Archive until `stop` is set; trouble with Postgres or NATS is waited out.
+async def run_archiver(
+    settings: Settings, connection: Client, stop: asyncio.Event, *, archived: Callable[[], None] = lambda: None
+) -> None:
+    """Archive until `stop` is set; trouble with Postgres or NATS is waited out. `archived` is called at each commit.
 
     Raises LogRewoundError when the log is not the one that was archived, and ConfigurationError when the archive's
     tables are not there, or not for this login.
@@ -75,7 +77,7 @@ async def run_archiver(settings: Settings, connection: Client, stop: asyncio.Eve
             continue
         with rarer_collections():
             async with pool:
-                await Archiver(pool, connection).run(stop)
+                await Archiver(pool, connection, archived=archived).run(stop)
 
 
 class Archiver:
@@ -87,11 +89,13 @@ class Archiver:
         connection: Client,
         *,
         reached: Callable[[str], None] = lambda _point: None,
+        archived: Callable[[], None] = lambda: None,
         idle_check_s: float = IDLE_CHECK_S,
     ) -> None:
         self._pool = pool
         self._nc = connection
         self._reached = reached
+        self._archived = archived
         self._idle_check_s = idle_check_s
         self._guard = LogGuard(connection)
         self._head = ArchiveHead()
@@ -99,14 +103,16 @@ class Archiver:
         self._verified = False
         self._partitions_to = 0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Archive until `stop` is set. Raises LogRewoundError and ConfigurationError."""
+    async def run(self, stop: asyncio.Event, until_position: int | None = None) -> None:
+        """Archive until `stop` is set, or a position is reached. Raises LogRewoundError and ConfigurationError."""
         failures = 0
         while not stop.is_set():
             try:
                 await self._begin()
                 failures = 0
-                await self._follow(stop)
+                if until_position is not None and self._head.position >= until_position:
+                    return
+                await self._follow(stop, until_position)
             except HeadMovedError as error:
                 _logger.info("start_over", reason=str(error))
             except _WRONG_SCHEMA as error:
@@ -126,7 +132,7 @@ class Archiver:
         await self._ensure_partitions(self._head.position)
         _logger.info("archiving", after=self._head.position)
 
-    async def _follow(self, stop: asyncio.Event) -> None:
+    async def _follow(self, stop: asyncio.Event, until_position: int | None) -> None:
         messages = follow(
             self._nc,
             subjects.EVENTS,
@@ -143,6 +149,8 @@ class Archiver:
                     continue
                 await self._check_continuity(batch)
                 await self._archive(batch)
+                if until_position is not None and self._head.position >= until_position:
+                    return
                 if not batch[-1].pending:
                     await asyncio.sleep(PACE_S)  # the window in which a batch grows
 
@@ -187,6 +195,7 @@ class Archiver:
         self._head, self._last_id = head, decision_id_of(messages[-1].body)
         metrics.ARCHIVER_BATCH.observe(len(messages))
         self._measure(messages[-1].pending)
+        self._archived()
         await self._publish()
 
     async def _ensure_partitions(self, position: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
+from uuid import UUID
 
 import asyncpg
 from nats.aio.client import Client
@@ -26,6 +27,7 @@ ROWS = f"""
 SELECT position, subject, body, chain, {", ".join(DERIVED)} FROM data_engine.event_log
 WHERE position > $1 AND position <= $2 ORDER BY position LIMIT {PAGE_ROWS}
 """
+CHAIN_AT = "SELECT chain FROM data_engine.event_log WHERE position = $1"
 BEYOND = """
 SELECT min(position) FROM data_engine.event_log
 WHERE position > coalesce((SELECT position FROM data_engine.event_log_head), 0)
@@ -89,8 +91,10 @@ class CheckResult:
         return [fault for fault in self.faults if fault.kind not in ARCHIVE_KINDS]
 
 
-async def check(pool: asyncpg.Pool, connection: Client, progress: OnProgress = lambda _: None) -> CheckResult:
-    """Compare the two copies as they are now. Both may go on growing meanwhile."""
+async def check(
+    pool: asyncpg.Pool, connection: Client, progress: OnProgress = lambda _: None, after: int = 0
+) -> CheckResult:
+    """Compare the two copies as they are now, from the position `after` on. Both may go on growing meanwhile."""
     head_row = await pool.fetchrow(HEAD)
     head = ArchiveHead(**head_row) if head_row is not None else ArchiveHead()
     state = await EventLog(connection).state()  # after the head: what is archived is in the log
@@ -98,8 +102,8 @@ async def check(pool: asyncpg.Pool, connection: Client, progress: OnProgress = l
     _check_bounds(found)
     hot = Hot(connection, state)
     async with aclosing(hot):
-        chain, expected = NO_CHAIN, 1
-        async for rows in archived_rows(pool, head.position):
+        chain, expected = await pool.fetchval(CHAIN_AT, after) or NO_CHAIN, after + 1
+        async for rows in archived_rows(pool, head.position, after):
             messages = await hot.up_to(rows[-1]["position"])
             for row in rows:
                 _missing(found, expected, row["position"])
@@ -144,9 +148,13 @@ def _check_row(found: CheckResult, row: Mapping[str, Any], chain: bytes) -> byte
         found.add(position, "altered", f"Position {position} of the archive, or the one before it, was altered.")
     told = derived(row["subject"], row["body"])
     for name, value in zip(DERIVED, told, strict=True):
-        if row[name] != value:
+        if _plain(row[name]) != value:
             found.add(position, "column", f"Position {position} of the archive: {name} is not what the decision says.")
     return bytes(row["chain"])
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
 
 
 def _compare(found: CheckResult, row: Mapping[str, Any], message: Followed | None) -> None:
@@ -193,13 +201,6 @@ class Hot:
         given = {message.position: message for message in self._waiting if message.position <= position}
         self._waiting = [message for message in self._waiting if message.position > position]
         return given
-
-    async def rest(self) -> AsyncIterator[list[Followed]]:
-        """What is left, up to where the log ended when this reader was made."""
-        while self._waiting or self._at < self._last:
-            found = await self.up_to(self._at + 1 if not self._waiting else self._waiting[-1].position)
-            if found:
-                yield list(found.values())
 
     async def aclose(self) -> None:
         """Give the consumer back."""

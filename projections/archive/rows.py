@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from events import strictjson, subjects
 from events.follow import Followed
+from events.ids import is_id
 from events.leaf import leaf_bytes, next_chain
 from projections.log_guard import decision_id_of
 
@@ -47,11 +47,26 @@ def _row(message: Followed, chain: bytes) -> Row:
 
 
 def derived(subject: str, body: bytes) -> Row:
-    """What a row's other columns say: the decision's id, and all those after `chain`."""
-    return _text(decision_id_of(body)) or "", *_of_subject(subject), *_of_envelope(body)
+    """What a row's other columns say, ids as texts: the decision's id, and all those after `chain`."""
+    try:
+        envelope = strictjson.loads(body)
+    except ValueError:
+        envelope = None
+    if not isinstance(envelope, dict):
+        return decision_id_of(body), *_of_subject(subject), None, None, None, None, None
+    actor = envelope.get("actor")
+    return (
+        _text(str(envelope["id"])) or "" if "id" in envelope else decision_id_of(body),
+        *_of_subject(subject),
+        _uuid(envelope.get("company")),
+        _text(envelope.get("correlation")),
+        _text(envelope.get("cause")),
+        _uuid(actor.get("user_id")) if isinstance(actor, dict) else None,
+        _time(envelope.get("at")),
+    )
 
 
-def _of_subject(subject: str) -> tuple[UUID | None, str | None, str | None, int | None]:
+def _of_subject(subject: str) -> tuple[str | None, str | None, str | None, int | None]:
     """Org (None for the platform's own), kind, id and version; nothing of what is no decision's subject."""
     try:
         address = subjects.Address.parse(subject)
@@ -61,29 +76,9 @@ def _of_subject(subject: str) -> tuple[UUID | None, str | None, str | None, int 
     return _uuid(address.org_id), address.kind, address.aggregate_id, version
 
 
-def _of_envelope(body: bytes) -> Row:
-    """Company, correlation, cause, user and time, each None where the body does not tell it."""
-    try:
-        envelope = strictjson.loads(body)
-    except ValueError:
-        return None, None, None, None, None
-    if not isinstance(envelope, dict):
-        return None, None, None, None, None
-    actor = envelope.get("actor")
-    return (
-        _uuid(envelope.get("company")),
-        _text(envelope.get("correlation")),
-        _text(envelope.get("cause")),
-        _uuid(actor.get("user_id")) if isinstance(actor, dict) else None,
-        _time(envelope.get("at")),
-    )
-
-
-def _uuid(value: object) -> UUID | None:
-    try:
-        return UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+def _uuid(value: object) -> str | None:
+    """One of our ids, as Postgres takes it for a uuid."""
+    return value if isinstance(value, str) and is_id(value) else None
 
 
 def _text(value: object) -> str | None:

@@ -7,7 +7,7 @@ SELECT org_id::text, name, members_may_work, sign_in_rules, created_at, position
 FROM data_engine.orgs_v2 WHERE org_id = $1::uuid
 """
 
-_COMPANY = "SELECT company_id::text, name, created_at, position FROM data_engine.companies_v1"
+_COMPANY = "SELECT company_id::text, name, created_at, erased_at, position FROM data_engine.companies_v1"
 
 COMPANY = f"""
 {_COMPANY}

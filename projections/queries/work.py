@@ -28,6 +28,7 @@ SELECT r.run_id::text, r.org_id::text, r.company_id::text, r.submission_id::text
        r.retry_of::text, r.status, r.step_keys, r.current_step, r.current_attempt, r.not_before, r.error_step,
        r.error_code, r.error_message, r.created_by::text, r.started_at, r.ended_at, r.position, r.last_position,
        r.input_rows, r.output_rows AS made_rows,
+       (SELECT v.verifies::text FROM data_engine.verifications_v1 v WHERE v.run_id = r.run_id) AS verifies,
        s.indexes, s.statuses, s.attempts, s.chunks_done, s.chunks_total, s.output_digest, s.output_size_bytes,
        s.output_rows, s.output_inline, s.output_format, s.output_position
 """
@@ -62,10 +63,11 @@ RUNS = f"""
 {_RUN}
 FROM (
     SELECT *
-    FROM data_engine.runs
+    FROM data_engine.runs AS all_runs
     WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
       AND position < $3 AND ($5::uuid IS NULL OR submission_id = $5::uuid)
       AND ($6::uuid IS NULL OR blueprint_id = $6::uuid) AND ($7::text IS NULL OR status = $7)
+      AND ($8 OR NOT EXISTS (SELECT FROM data_engine.verifications_v1 v WHERE v.run_id = all_runs.run_id))
     ORDER BY position DESC
     LIMIT $4
 ) r
@@ -102,7 +104,8 @@ LEFT JOIN ({OPEN_RUNS}) o ON true
 RUN_EXISTS = "SELECT 1 FROM data_engine.runs WHERE org_id = $1::uuid AND run_id = $2::uuid"
 
 STEP_RESULTS = """
-SELECT step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at, ended_at, duration_us,
+SELECT company_id::text, step_index, step_key, step_version, status, attempt, reused_from_run_id::text, started_at,
+       ended_at, duration_us,
        input_digest, input_rows, output_digest, output_size_bytes, output_rows, output_inline, output_format,
        output_position, rejects_digest, rejects_size_bytes, rejects_rows, rejects_inline, rejects_format, error_code,
        error_message, report, chunks_done, chunks_total, position
@@ -136,10 +139,11 @@ async def runs(
     submission_id: str | None,
     blueprint_id: str | None,
     status: str | None,
+    verifications: bool,
 ) -> list[Row]:
-    """Runs, newest first."""
+    """Runs, newest first; those that verify others too, if they are wanted."""
     return await reader.rows(
-        scope, RUNS, scope.org_id, scope.company_id, before, limit, submission_id, blueprint_id, status
+        scope, RUNS, scope.org_id, scope.company_id, before, limit, submission_id, blueprint_id, status, verifications
     )
 
 

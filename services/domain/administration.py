@@ -12,6 +12,7 @@ from events.administration import (
     BlueprintCreated,
     BlueprintStep,
     CompanyCreated,
+    CompanyErased,
     OrgConfigured,
     OrgCreated,
     OrgLimitsSet,
@@ -27,7 +28,7 @@ from events.administration import (
     UserInvited,
 )
 from events.context import ROLE_RANKS, Role
-from events.errors import InvalidInputError, NotFoundError, StateConflictError
+from events.errors import ErasedError, InvalidInputError, NotFoundError, StateConflictError
 from events.limits import NO_LIMITS, Limits
 from events.model import Event
 
@@ -38,7 +39,8 @@ class Thing:
 
     `version` 0 means that it does not exist. `company_id` and `user_id` are those that it belongs to; `steps` are a
     blueprint's; `name`, `members_may_work`, `sign_in_rules` and `limits` an org's; `role`, `identity` and `invitation`
-    a user's; `expires_at` a token's.
+    a user's; `expires_at` a token's; `erased` a
+    company's.
     """
 
     aggregate_id: str
@@ -56,6 +58,7 @@ class Thing:
     identity: str | None = None
     invitation: UserInvited | None = None
     expires_at: datetime | None = None
+    erased: bool = False
 
     @property
     def exists(self) -> bool:
@@ -69,6 +72,8 @@ def evolve(thing: Thing, event: Event) -> Thing:
     match event:
         case OrgCreated() | CompanyCreated():
             return replace(thing, active=True, name=event.name)
+        case CompanyErased():
+            return replace(thing, active=False, erased=True, name="")
         case OrgRenamed():
             return replace(thing, name=event.name)
         case OrgConfigured():
@@ -112,7 +117,9 @@ def must_exist(thing: Thing, what: str) -> Thing:
 
 
 def must_be_active(thing: Thing, what: str, state: str) -> Thing:
-    """The thing itself. Raises NotFoundError, or StateConflictError when it is out of use (`state` names how)."""
+    """The thing itself. Raises NotFoundError, ErasedError, StateConflictError when it is out of use (`state`: how)."""
+    if thing.erased:
+        raise ErasedError(f"The {what} {thing.aggregate_id} is erased.")
     if not must_exist(thing, what).active:
         raise StateConflictError(f"The {what} {thing.aggregate_id} is {state}.")
     return thing
@@ -217,6 +224,16 @@ def rotate_token(
             expires_at=token.expires_at if expires_in_s is None else now + timedelta(seconds=expires_in_s),
         )
     ]
+
+
+def erase_company(company: Thing, confirmation: str) -> list[Event]:
+    """Erase a company, when its id or its name is said again; nothing when it is erased."""
+    if company.erased:
+        return []
+    if confirmation not in (company.aggregate_id, must_exist(company, "company").name):
+        problem = {"path": "/confirmation", "message": "neither the company's id nor its name"}
+        raise InvalidInputError("Erasing cannot be undone: repeat the company's id or its name.", [problem])
+    return [CompanyErased(originator_id=company.aggregate_id, originator_version=company.version + 1)]
 
 
 def deactivate_user(user: Thing) -> list[Event]:

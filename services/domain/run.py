@@ -15,9 +15,11 @@ from events.model import Event
 from events.payload import Payload
 from events.processing import (
     RunCancelled,
+    RunDiverged,
     RunFailed,
     RunStarted,
     RunSucceeded,
+    RunVerified,
     StepFailed,
     StepProgressed,
     StepReused,
@@ -26,13 +28,19 @@ from events.processing import (
     StepStarted,
     StepSucceeded,
     SubmissionCreated,
+    Verifies,
 )
 from events.subjects import QUICK, Lane
+from services.domain.expected import Divergence, divergence
 from services.domain.outcome import Done, Fault, Outcome, Reuse
 
 BACKOFF_MAX_S = 3600.0
 
-Status = Literal["none", "running", "succeeded", "failed", "cancelled"]
+Status = Literal["none", "running", "succeeded", "failed", "cancelled", "verified", "diverged"]
+_ENDS: dict[type[Event], Status] = {
+    RunSucceeded: "succeeded", RunFailed: "failed", RunCancelled: "cancelled", RunVerified: "verified",
+    RunDiverged: "diverged",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,7 @@ class RunState:
     results: tuple[StepSucceeded | StepReused, ...] = ()
     due: Due | None = None
     reuse_results: bool = True
+    verifies: Verifies | None = None
 
     def input_of(self, step_index: int) -> Payload:
         """What the step reads: the submission's records, or the output of the step before it."""
@@ -77,11 +86,8 @@ def evolve(state: RunState, event: Event) -> RunState:
             return replace(state, version=version, results=(*state.results, event), due=None)
         case StepScheduled():
             return replace(state, version=version, due=Due(event.step_index, event.attempt, event.not_before))
-        case StepStarted():
+        case StepStarted() | StepProgressed():
             return replace(state, version=version, due=Due(event.step_index, event.attempt, started=True))
-        case StepProgressed():
-            due = Due(event.step_index, event.attempt, started=True)
-            return replace(state, version=version, due=due)
         case StepFailed():
             return replace(state, version=version, due=None)
         case SubmissionCreated():
@@ -97,13 +103,10 @@ def evolve(state: RunState, event: Event) -> RunState:
                 event.plan,
                 event.records or state.records,
                 reuse_results=event.reuse_results,
+                verifies=event.verifies,
             )
-        case RunSucceeded():
-            return replace(state, version=version, status="succeeded", due=None)
-        case RunFailed():
-            return replace(state, version=version, status="failed", due=None)
-        case RunCancelled():
-            return replace(state, version=version, status="cancelled", due=None)
+        case RunSucceeded() | RunFailed() | RunCancelled() | RunVerified() | RunDiverged():
+            return replace(state, version=version, status=_ENDS[type(event)], due=None)
     return replace(state, version=version)
 
 
@@ -182,6 +185,8 @@ def start_again(state: RunState, run_id: str) -> list[Event]:
 
     Raises StateConflictError when that run is still running or has succeeded.
     """
+    if state.verifies is not None:
+        raise StateConflictError("A verification is not retried; verify the run again.")
     if state.status not in ("failed", "cancelled"):
         raise StateConflictError(f"The run is {state.status}; only a failed or cancelled run can be retried.")
     assert state.records is not None
@@ -221,8 +226,7 @@ def mark_started(state: RunState, step_index: int, attempt: int, started_at: dat
         return []
     return [
         StepStarted(
-            originator_id=state.run_id,
-            originator_version=state.version + 1,
+            **_at(state.run_id, state.version + 1),
             step_index=step_index,
             step_key=state.plan[step_index].key,
             attempt=attempt,
@@ -239,8 +243,7 @@ def progressed(
         return []
     return [
         StepProgressed(
-            originator_id=state.run_id,
-            originator_version=state.version + 1,
+            **_at(state.run_id, state.version + 1),
             step_index=step_index,
             step_key=state.plan[step_index].key,
             attempt=attempt,
@@ -273,6 +276,8 @@ def record(state: RunState, outcomes: Sequence[Outcome], now: datetime) -> list[
         )
         events.append(succeeded)
         state = evolve(state, succeeded)
+        if (found := divergence(state.verifies, succeeded)) is not None:
+            return [*events, *_diverged(state, found, version)]
     return events + _go_on(state, version)
 
 
@@ -290,20 +295,17 @@ def cancel(state: RunState, reason: str | None) -> list[Event]:
     return [*_skip_from(state, len(state.results), version), cancelled]
 
 
-def routing(events: Sequence[Event], lane: Lane = QUICK) -> str:
-    """The routing tokens of a decision: what its last event means to those who listen; a task goes to its lane."""
-    match events[-1]:
-        case StepScheduled(step_key=key):
-            return f"{lane}.{key}"
-        case RunSucceeded():
-            return "end.succeeded"
-        case RunFailed():
-            return "end.failed"
-        case RunCancelled():
-            return "end.cancelled"
-        case SubmissionCreated():
-            return "log.submission"
-    return "log.run"
+def routing(events: Sequence[Event], lane: Lane = QUICK, *, verifies: bool = False) -> str:
+    """The routing tokens of a decision: what its last event means to those who listen; a task goes to its lane.
+
+    The end of a verification is for those who wait for it, and for none of those who are sent results.
+    """
+    last = events[-1]
+    if isinstance(last, StepScheduled):
+        return f"{lane}.{last.step_key}"
+    if (status := _ENDS.get(type(last))) is not None:
+        return f"{'check' if verifies else 'end'}.{status}"
+    return "log.submission" if isinstance(last, SubmissionCreated) else "log.run"
 
 
 def backoff_s(retry: RetryPolicy, failed_attempt: int) -> float:
@@ -316,37 +318,28 @@ def _at(run_id: str, version: int) -> dict[str, Any]:
 
 
 def _succeeded(state: RunState, done: Done, version: int) -> StepSucceeded:
-    source = state.input_of(done.step_index)
     return StepSucceeded(
-        **_at(state.run_id, version),
-        step_index=done.step_index,
-        step_key=state.plan[done.step_index].key,
-        step_version=done.step_version,
-        attempt=done.attempt,
-        started_at=done.started_at,
-        duration_us=done.duration_us,
-        input_digest=source.digest,
-        input_rows=source.rows,
-        output=done.output,
-        rejects=done.rejects,
-        report=done.report,
+        **_result(state, done, version), attempt=done.attempt, started_at=done.started_at, duration_us=done.duration_us
     )
 
 
 def _reused(state: RunState, reuse: Reuse, version: int) -> StepReused:
-    source = state.input_of(reuse.step_index)
-    return StepReused(
+    return StepReused(**_result(state, reuse, version), from_run_id=reuse.from_run_id)
+
+
+def _result(state: RunState, outcome: Done | Reuse, version: int) -> dict[str, Any]:
+    source = state.input_of(outcome.step_index)
+    return {
         **_at(state.run_id, version),
-        step_index=reuse.step_index,
-        step_key=state.plan[reuse.step_index].key,
-        step_version=reuse.step_version,
-        from_run_id=reuse.from_run_id,
-        input_digest=source.digest,
-        input_rows=source.rows,
-        output=reuse.output,
-        rejects=reuse.rejects,
-        report=reuse.report,
-    )
+        "step_index": outcome.step_index,
+        "step_key": state.plan[outcome.step_index].key,
+        "step_version": outcome.step_version,
+        "input_digest": source.digest,
+        "input_rows": source.rows,
+        "output": outcome.output,
+        "rejects": outcome.rejects,
+        "report": outcome.report,
+    }
 
 
 def _go_on(state: RunState, version: int) -> list[Event]:
@@ -356,7 +349,17 @@ def _go_on(state: RunState, version: int) -> list[Event]:
     if following < len(state.plan):
         return [StepScheduled(**at, step_index=following, step_key=state.plan[following].key, attempt=1)]
     output = state.results[-1].output
-    return [RunSucceeded(**at, output_digest=output.digest, output_rows=output.rows)]
+    ended = RunSucceeded if state.verifies is None else RunVerified
+    return [ended(**at, output_digest=output.digest, output_rows=output.rows)]
+
+
+def _diverged(state: RunState, found: Divergence, version: int) -> list[Event]:
+    """A verification ends at the first result that is not what was recorded."""
+    index = len(state.results) - 1
+    ended = RunDiverged(
+        **_at(state.run_id, version), step_index=index, differs=found.what, expected=found.expected, found=found.found
+    )
+    return [*_skip_from(state, index + 1, version), ended]
 
 
 def _failed(state: RunState, fault: Fault, version: int, now: datetime) -> list[Event]:

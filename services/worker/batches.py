@@ -5,7 +5,6 @@ the step. A chunk that fails is tried again alone. Each chunk's outcome is memoi
 worker that died does only what was not done.
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from events.batch import ChunkRef, Manifest, merged
 from events.errors import UnavailableError
+from events.keys import Owner
 from events.payload import Payload
 from events.upload import load_parts
 from services.domain.outcome import Done, Fault
@@ -25,37 +25,22 @@ from services.steps.base import Exchange, Source, Step, StepError
 from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCall, chunk_digest
 from services.worker.entity_sets import KnownChanged
 from services.worker.execution import Failure, failure_of
+from services.worker.fleet import Execute, Fleet
 from services.worker.isolation import Piece
 from services.worker.memo import Memo, memo_key
 from services.worker.references import context_digests
+from services.worker.spread import Progress, Spread, StepFailed, Tell
 from services.worker.wire import ChunkResult, Frames, chunk_frames
 
 IO_AHEAD = 2
 """Chunks that are loaded or stored while the step processes are all at work."""
-TELL_EVERY_S = 1.0
-TELL_EVERY_SHARE = 0.05
-"""Progress is told at most so often, so that a step that takes hours does not fill its run's history."""
 
 LEARN_ATTEMPTS = 20
 """Others may have taught the same set meanwhile; then the batch is matched against what is known by now."""
 
-Tell = Callable[[int, int | None], Awaitable[bool]]
-"""Told how many chunks are done, of how many. False: the run no longer waits for this step."""
-
-
 Applied = ChunkDone | Failure
 Learn = Callable[[Mapping[str, Payload]], Awaitable[Mapping[str, Any]]]
 """Keeps what a step learnt for later batches, by name; what there is to report of it. Raises KnownChanged."""
-
-
-class Superseded(Exception):
-    """The run was cancelled, or somebody else has recorded this step: what is under way is for nothing."""
-
-
-class _Failed(Exception):
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.code)
-        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +59,18 @@ class BatchStep:
     references: Mapping[str, Payload | None]
     tenant_key: bytes
     may_reuse: bool
+    memoise: bool = True
     learn: Learn | None = None
 
     @property
     def namespace(self) -> str:
         """Whose ids a step makes."""
         return f"{self.org_id}/{self.company_id}"
+
+    @property
+    def owner(self) -> Owner:
+        """Whose batch it is."""
+        return Owner(self.org_id, self.company_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +82,13 @@ class Combined:
     kept: dict[str, list[Manifest]]
 
 
-class Progress:
-    """Counts chunks, and tells of them now and then. Raises Superseded when nobody wants to know any more."""
-
-    def __init__(self, tell: Tell, total: int | None) -> None:
-        self._tell = tell
-        self._total = total
-        self._done = self._told = 0
-        self._told_s = time.monotonic()
-
-    async def one_more(self) -> None:
-        """Another chunk is done."""
-        self._done += 1 if self._total is None or self._done < self._total else 0  # some is done twice, now and then
-        now_s = time.monotonic()
-        share = TELL_EVERY_SHARE * (self._done if self._total is None else self._total)
-        if now_s - self._told_s >= TELL_EVERY_S and self._done - self._told >= share:
-            self._told, self._told_s = self._done, now_s
-            if not await self._tell(self._done, self._total):
-                raise Superseded
-
-
 class BatchRunner:
-    """Executes steps over large batches."""
+    """Executes steps over large batches; with the help of a `fleet`, where there is one."""
 
-    def __init__(self, executor: ChunkExecutor, memo: Memo, processes: int) -> None:
+    def __init__(self, executor: ChunkExecutor, memo: Memo, processes: int, fleet: Fleet | None = None) -> None:
         self._executor = executor
         self._memo = memo
-        self._at_once = processes + IO_AHEAD
+        self._spread = Spread(executor.execute, processes + IO_AHEAD, fleet)
 
     async def run(self, due: BatchStep, tell: Tell) -> Done | Fault:
         """Execute a step; its outcome, stored. Raises Superseded, UnavailableError."""
@@ -133,9 +104,9 @@ class BatchRunner:
         try:
             done = await self._execute(due, tell)
             assert done.output is not None
-            output = await self._executor.batches.keep(due.org_id, done.output)
-            rejects = None if done.rejects is None else await self._executor.batches.keep(due.org_id, done.rejects)
-        except _Failed as error:
+            output = await self._executor.batches.keep(due.owner, done.output)
+            rejects = None if done.rejects is None else await self._executor.batches.keep(due.owner, done.rejects)
+        except StepFailed as error:
             return fault(error.failure)
         except (StepError, ValidationError, ValueError) as error:
             return fault(failure_of(due.step.key, error))
@@ -147,7 +118,7 @@ class BatchRunner:
         if due.source.format == "file":
             return await self._read_file(due, tell)
         config = step.config_model.model_validate(due.config)
-        manifest = await self._executor.manifest(due.org_id, due.source)
+        manifest = await self._executor.manifest(due.owner, due.source)
         reads = step.reads(config)
         if reads is not None and manifest.rows:
             check_fields(manifest.names, reads)
@@ -164,7 +135,7 @@ class BatchRunner:
     async def _read_file(self, due: BatchStep, tell: Tell) -> ChunkDone:
         if not isinstance(due.step.body, Source):
             raise StepError(f"{due.step.key} reads records, not an uploaded file.", code="not_records")
-        parts = load_parts(self._executor.blobs, due.org_id, due.source)
+        parts = load_parts(self._executor.blobs, due.owner, due.source)
         pieces = (({"part": True}, [part]) async for part in parts)
         return await self._stream(self._call(due, (), None), "source", pieces, tell)
 
@@ -175,7 +146,7 @@ class BatchRunner:
         )  # fmt: skip
 
     async def _rows(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
-        async def one(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
+        async def one(chunk: ChunkRef, _: int, execute: Execute) -> ChunkDone | Failure:
             key = memo_key(
                 due.step,
                 due.config,
@@ -183,13 +154,15 @@ class BatchRunner:
             )
             entry = await self._memo.find(due.org_id, due.company_id, key) if due.may_reuse else None
             if entry is not None:
-                return _done_of(entry)
-            done = await self._executor.execute(call, "rows", chunk)
-            if isinstance(done, ChunkDone):
-                await self._memo.keep(due.org_id, due.company_id, key, _entry_of(done))
+                return ChunkDone.of(entry)
+            done = await execute(call, "rows", chunk, None)
+            if isinstance(done, ChunkDone) and due.memoise:
+                await self._memo.keep(due.org_id, due.company_id, key, done.plain())
             return done
 
-        return _gathered(await self._each(manifest.chunks, one, due.attempts, Progress(tell, len(manifest.chunks))))
+        return _gathered(
+            await self._spread.each(due.step, manifest.chunks, one, due.attempts, Progress(tell, len(manifest.chunks)))
+        )
 
     async def _exchange(self, due: BatchStep, call: StepCall, manifest: Manifest, tell: Tell) -> ChunkDone:
         progress = Progress(tell, 2 * len(manifest.chunks))
@@ -199,20 +172,22 @@ class BatchRunner:
         by_chunk = replace(call, references=None)  # what it reads besides the batch is for the one place only
         extracting = replace(by_chunk, reads=None if extracts is None else tuple(extracts))
 
-        async def extract(chunk: ChunkRef, _: int) -> ChunkDone | Failure:
-            return await self._executor.execute(extracting, "extract", chunk)
+        async def extract(chunk: ChunkRef, _: int, execute: Execute) -> ChunkDone | Failure:
+            return await execute(extracting, "extract", chunk, None)
 
-        extracted = await self._each(manifest.chunks, extract, due.attempts, progress)
+        extracted = await self._spread.each(due.step, manifest.chunks, extract, due.attempts, progress)
         tables = [done.table for done in extracted if done.table is not None]
         for _ in range(LEARN_ATTEMPTS):
             combined = await self._combine(call, tables)
             if len(combined.verdicts) != len(manifest.chunks):
                 raise StepError("The step did not give a verdict for each chunk.", code="bad_output")
 
-            async def apply(chunk: ChunkRef, number: int, verdicts: list[BlobRef] = combined.verdicts) -> Applied:
-                return await self._executor.execute(by_chunk, "apply", chunk, verdicts[number])
+            async def apply(
+                chunk: ChunkRef, number: int, execute: Execute, verdicts: list[BlobRef] = combined.verdicts
+            ) -> Applied:
+                return await execute(by_chunk, "apply", chunk, verdicts[number])
 
-            done = _gathered(await self._each(manifest.chunks, apply, due.attempts, progress))
+            done = _gathered(await self._spread.each(due.step, manifest.chunks, apply, due.attempts, progress))
             try:
                 return replace(done, report=await self._learnt(due, combined))
             except KnownChanged as changed:
@@ -224,7 +199,7 @@ class BatchRunner:
         if due.learn is None or not combined.kept:
             return combined.report
         batches = self._executor.batches
-        kept = {name: await batches.keep(due.org_id, merged(parts)) for name, parts in combined.kept.items()}
+        kept = {name: await batches.keep(due.owner, merged(parts)) for name, parts in combined.kept.items()}
         return {**(combined.report or {}), **await due.learn(kept)}
 
     async def _combine(self, call: StepCall, tables: Sequence[BlobRef]) -> Combined:
@@ -237,13 +212,13 @@ class BatchRunner:
             if not rest:
                 return None
             table = rest.popleft()
-            return {"table": True}, [await self._executor.blobs.get(call.org_id, table.digest, table.size_bytes)]
+            return {"table": True}, [await self._executor.blobs.get(call.owner, table.digest, table.size_bytes)]
 
         async def receive(message: dict[str, Any], frames: Frames) -> None:
             if "table" in message:
-                combined.verdicts.append(await self._executor.keep_table(call.org_id, frames[0]))
+                combined.verdicts.append(await self._executor.keep_table(call.owner, frames[0]))
             elif "kept" in message:
-                made = await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames))
+                made = await self._executor.keep(call.owner, ChunkResult.read(message["result"], frames))
                 assert made.output is not None
                 combined.kept.setdefault(message["kept"], []).append(made.output)
             elif message["report"] is not None:
@@ -252,7 +227,7 @@ class BatchRunner:
         head, frames = (await self._executor.task(call, "combine")).frames()
         failure = await self._executor.processes.converse(head, frames, call.timeout_s, supply, receive)
         if failure is not None:
-            raise _Failed(failure)
+            raise StepFailed(failure)
         return replace(combined, report=reports[-1] if reports else None)
 
     async def _stream(self, call: StepCall, op: str, pieces: AsyncIterator[Piece], tell: Tell) -> ChunkDone:
@@ -264,55 +239,19 @@ class BatchRunner:
             return await anext(pieces, None)
 
         async def receive(message: dict[str, Any], frames: Frames) -> None:
-            made.append(await self._executor.keep(call.org_id, ChunkResult.read(message["result"], frames)))
+            made.append(await self._executor.keep(call.owner, ChunkResult.read(message["result"], frames)))
             await progress.one_more()
 
         head, frames = (await self._executor.task(call, op)).frames()
         failure = await self._executor.processes.converse(head, frames, call.timeout_s, supply, receive)
         if failure is not None:
-            raise _Failed(failure)
+            raise StepFailed(failure)
         return _gathered(made)
-
-    async def _each(
-        self,
-        chunks: Sequence[ChunkRef],
-        work: Callable[[ChunkRef, int], Awaitable[ChunkDone | Failure]],
-        attempts: int,
-        progress: Progress,
-    ) -> list[ChunkDone]:
-        """Do something with each chunk, several at a time; the outcomes in order. Raises the first _Failed."""
-        waiting = deque(enumerate(chunks))
-        outcomes: dict[int, ChunkDone] = {}
-
-        async def take() -> None:
-            while waiting:
-                number, chunk = waiting.popleft()
-                outcomes[number] = await _with_retries(lambda n=number, c=chunk: work(c, n), attempts)  # type: ignore[misc]
-                await progress.one_more()
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._at_once, len(chunks))):
-                    group.create_task(take())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [outcomes[number] for number in range(len(chunks))]
-
-
-async def _with_retries(work: Callable[[], Awaitable[ChunkDone | Failure]], attempts: int) -> ChunkDone:
-    """A chunk's outcome, tried again alone when it may succeed then. Raises _Failed."""
-    for attempt in range(1, attempts + 1):
-        done = await work()
-        if isinstance(done, ChunkDone):
-            return done
-        if not done.retryable or attempt == attempts:
-            raise _Failed(replace(done, retryable=False))
-    raise AssertionError("unreachable")
 
 
 async def _chunks(executor: ChunkExecutor, call: StepCall, manifest: Manifest) -> AsyncIterator[Piece]:
     for number in range(len(manifest.chunks)):
-        head, frames = chunk_frames(await executor.batches.load(call.org_id, manifest, number, call.reads))
+        head, frames = chunk_frames(await executor.batches.load(call.owner, manifest, number, call.reads))
         yield {"chunk": head}, frames
 
 
@@ -325,17 +264,3 @@ def _gathered(parts: Sequence[ChunkDone]) -> ChunkDone:
     return ChunkDone(
         Manifest(output.names, filled), merged(rejects) if rejects else None, report=reports[-1] if reports else None
     )
-
-
-def _entry_of(done: ChunkDone) -> dict[str, Any]:
-    def plain(manifest: Manifest | None) -> dict[str, Any] | None:
-        return None if manifest is None else {"names": manifest.names, "chunk": manifest.chunks[0].plain()}
-
-    return {"output": plain(done.output), "rejects": plain(done.rejects), "report": done.report}
-
-
-def _done_of(entry: dict[str, Any]) -> ChunkDone:
-    def manifest(plain: dict[str, Any] | None) -> Manifest | None:
-        return None if plain is None else Manifest(tuple(plain["names"]), (ChunkRef.of(plain["chunk"]),))
-
-    return ChunkDone(manifest(entry["output"]), manifest(entry["rejects"]), report=entry["report"])

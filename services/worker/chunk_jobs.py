@@ -6,6 +6,7 @@ from typing import Any
 
 from events.batch import BatchStore, ChunkRef, EncodedChunk, EncodedColumn, Manifest, encoded_ids
 from events.blobs import BlobStore
+from events.keys import Owner
 from events.payload import Payload, decode_batch, digest_of
 from services.steps.frame import ColumnFrame
 from services.worker.execution import Failure
@@ -41,6 +42,11 @@ class StepCall:
     namespace: str = ""
     keeps: bool = False
 
+    @property
+    def owner(self) -> Owner:
+        """Whose batch it is: what a namespace names."""
+        return Owner(self.org_id, self.namespace.partition("/")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
@@ -51,6 +57,25 @@ class ChunkDone:
     table: BlobRef | None = None
     report: dict[str, Any] | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+
+        def of(manifest: Manifest | None) -> dict[str, Any] | None:
+            return None if manifest is None else {"names": manifest.names, "chunk": manifest.chunks[0].plain()}
+
+        table = {} if self.table is None else {"table": [self.table.digest, self.table.size_bytes]}
+        return {"output": of(self.output), "rejects": of(self.rejects), "report": self.report, **table}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "ChunkDone":
+        """The inverse of `plain`. Raises KeyError, TypeError, ValueError."""
+
+        def manifest(part: Mapping[str, Any] | None) -> Manifest | None:
+            return None if part is None else Manifest(tuple(part["names"]), (ChunkRef.of(part["chunk"]),))
+
+        table = BlobRef(*plain["table"]) if "table" in plain else None
+        return cls(manifest(plain["output"]), manifest(plain["rejects"]), table, plain["report"])
+
 
 class ChunkExecutor:
     """Does operations on chunks where their step is executed: by the step processes of this worker, or elsewhere."""
@@ -60,15 +85,15 @@ class ChunkExecutor:
         self.batches = BatchStore(blobs)
         self.processes = processes
 
-    async def manifest(self, org_id: str, payload: Payload) -> Manifest:
+    async def manifest(self, owner: Owner, payload: Payload) -> Manifest:
         """The manifest of a batch; records in JSON become one chunk. Raises UnavailableError, ValueError."""
         if payload.format == "batch":
-            return await self.batches.manifest(org_id, payload)
-        frame = ColumnFrame.of_records(*decode_batch(await self.blobs.load(org_id, payload)))
+            return await self.batches.manifest(owner, payload)
+        frame = ColumnFrame.of_records(*decode_batch(await self.blobs.load(owner, payload)))
         columns = {name: EncodedColumn.of(column) for name, column in frame.columns.items()}
         first_id, ids = encoded_ids(frame.ids)
-        refs = await self.batches.store(org_id, columns)
-        chunk = ChunkRef(len(frame), tuple(refs.values()), first_id, await self.batches.store_ids(org_id, ids))
+        refs = await self.batches.store(owner, columns)
+        chunk = ChunkRef(len(frame), tuple(refs.values()), first_id, await self.batches.store_ids(owner, ids))
         return Manifest(tuple(refs), (chunk,))
 
     async def task(self, call: StepCall, op: str) -> Task:
@@ -79,9 +104,9 @@ class ChunkExecutor:
             if payload is None:
                 references[run_id], names[run_id] = [], ()
                 continue
-            manifest = await self.manifest(call.org_id, payload)
+            manifest = await self.manifest(call.owner, payload)
             chunks = range(len(manifest.chunks))
-            references[run_id] = [await self.batches.load(call.org_id, manifest, number) for number in chunks]
+            references[run_id] = [await self.batches.load(call.owner, manifest, number) for number in chunks]
             names[run_id] = manifest.names
         return Task(
             op, call.step_key, call.config, call.names, references, names, call.tenant_key, call.namespace, call.keeps
@@ -92,10 +117,10 @@ class ChunkExecutor:
     ) -> ChunkDone | Failure:
         """One operation on one chunk. Raises UnavailableError when the blob store does."""
         source = Manifest(call.names, (chunk,))
-        loaded = await self.batches.load(call.org_id, source, 0, call.reads)
+        loaded = await self.batches.load(call.owner, source, 0, call.reads)
         head, frames = (await self.task(call, op)).frames()
         if verdict is not None:
-            frames.append(await self.blobs.get(call.org_id, verdict.digest, verdict.size_bytes))
+            frames.append(await self.blobs.get(call.owner, verdict.digest, verdict.size_bytes))
         chunk_head, more = chunk_frames(loaded)
         answers: list[tuple[dict[str, Any], Frames]] = []
 
@@ -108,30 +133,30 @@ class ChunkExecutor:
             return failure
         message, frames = answers[0]
         if "table" in message:
-            return ChunkDone(table=await self.keep_table(call.org_id, frames[0]))
-        return await self.keep(call.org_id, ChunkResult.read(message["result"], frames), source)
+            return ChunkDone(table=await self.keep_table(call.owner, frames[0]))
+        return await self.keep(call.owner, ChunkResult.read(message["result"], frames), source)
 
-    async def keep(self, org_id: str, result: ChunkResult, source: Manifest | None = None) -> ChunkDone:
+    async def keep(self, owner: Owner, result: ChunkResult, source: Manifest | None = None) -> ChunkDone:
         """Store what a step made of a chunk; what it left as it was stays where it is."""
-        refs: dict[str, Any] = await self.batches.store(org_id, result.output.columns)
+        refs: dict[str, Any] = await self.batches.store(owner, result.output.columns)
         if source is not None:
             known = dict(zip(source.names, source.chunks[0].columns, strict=True))
             refs |= {name: known[old] for name, old in result.kept.items()}
         columns = tuple(refs[name] for name in result.names)
-        ids = await self.batches.store_ids(org_id, result.output.ids)
+        ids = await self.batches.store_ids(owner, result.output.ids)
         chunk = ChunkRef(result.output.rows, columns, result.output.first_id, ids)
-        rejects = None if result.rejects is None else await self._keep_rejects(org_id, result.rejects)
+        rejects = None if result.rejects is None else await self._keep_rejects(owner, result.rejects)
         return ChunkDone(Manifest(result.names, (chunk,)), rejects, report=result.report)
 
-    async def keep_table(self, org_id: str, data: bytes) -> BlobRef:
+    async def keep_table(self, owner: Owner, data: bytes) -> BlobRef:
         """Store what an exchanging step gives or gets of a chunk."""
         digest = digest_of(data)
-        await self.blobs.put(org_id, digest, data)
+        await self.blobs.put(owner, digest, data)
         return BlobRef(digest, len(data))
 
-    async def _keep_rejects(self, org_id: str, rejects: EncodedChunk) -> Manifest:
-        refs = await self.batches.store(org_id, rejects.columns)
-        ids = await self.batches.store_ids(org_id, rejects.ids)
+    async def _keep_rejects(self, owner: Owner, rejects: EncodedChunk) -> Manifest:
+        refs = await self.batches.store(owner, rejects.columns)
+        ids = await self.batches.store_ids(owner, rejects.ids)
         return Manifest(tuple(refs), (ChunkRef(rejects.rows, tuple(refs.values()), rejects.first_id, ids),))
 
 

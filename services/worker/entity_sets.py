@@ -15,6 +15,7 @@ from events.columns import Column
 from events.context import SERVICE_ACTOR
 from events.entities import ENTITIES, entity_set_id
 from events.errors import VersionConflictError
+from events.keys import Owner
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
 from events.payload import Payload
@@ -41,10 +42,13 @@ def is_entity_set(reference: str) -> bool:
     return reference.startswith(PREFIX)
 
 
-async def known_set(log: EventLog, org_id: str, company_id: str, reference: str) -> EntitySetState:
-    """The set that a reference names, as it is now. Raises UnavailableError."""
+async def known_set(
+    log: EventLog, org_id: str, company_id: str, reference: str, version: int | None = None
+) -> EntitySetState:
+    """The set that a reference names, as it is now, or as it was at a version. Raises UnavailableError."""
     set_id = entity_set_id(company_id, reference.removeprefix(PREFIX))
-    return entities.fold(set_id, events_of(await log.history(org_id, ENTITIES, set_id)))
+    events = events_of(await log.history(org_id, ENTITIES, set_id))
+    return entities.fold(set_id, (e for e in events if version is None or e.originator_version <= version))
 
 
 def learning_of(
@@ -106,9 +110,10 @@ class Learning:
         return {"entities": {**report, "version": self.base.version}}
 
     async def _moves(self, moves: Payload) -> list[Move]:
-        manifest = await self.batches.manifest(self.scheduled.org_id, moves)
+        owner = Owner(self.scheduled.org_id, self.company_id)
+        manifest = await self.batches.manifest(owner, moves)
         found: list[Move] = []
-        async for columns, _ in self.batches.chunks(self.scheduled.org_id, manifest, _MOVE_FIELDS):
+        async for columns, _ in self.batches.chunks(owner, manifest, _MOVE_FIELDS):
             found += await asyncio.to_thread(_moves_of, columns)
         return found
 

@@ -64,6 +64,13 @@ class StepProcesses:
         self._command = [sys.executable, "-m", "services.worker.child", str(memory_max_bytes), *modules]
         self._idle: list[asyncio.subprocess.Process] = []
         self._kept = size + 1
+        self._size = size
+        self._asked = 0
+
+    @property
+    def idle(self) -> int:
+        """How many of the `size` nobody asks for now, those who wait included."""
+        return max(0, self._size - self._asked)
 
     async def execute(
         self, step_key: str, records: bytes, config: Mapping[str, Any], timeout_s: float, lane: Lane = QUICK
@@ -116,10 +123,14 @@ class StepProcesses:
     async def _with_process(
         self, talk: Callable[[asyncio.subprocess.Process], Awaitable[T]], timeout_s: float, lane: Lane
     ) -> T | Failure:
-        async with AsyncExitStack() as slots:
-            for limit in (BULK, QUICK) if lane == BULK else (QUICK,):  # bulk has `size` of all there are
-                await slots.enter_async_context(self._slots[limit])
-            return await self._talk(talk, timeout_s)
+        self._asked += 1
+        try:
+            async with AsyncExitStack() as slots:
+                for limit in (BULK, QUICK) if lane == BULK else (QUICK,):  # bulk has `size` of all there are
+                    await slots.enter_async_context(self._slots[limit])
+                return await self._talk(talk, timeout_s)
+        finally:
+            self._asked -= 1
 
     async def _talk(self, talk: Callable[[asyncio.subprocess.Process], Awaitable[T]], timeout_s: float) -> T | Failure:
         process: asyncio.subprocess.Process | None = None

@@ -1,7 +1,7 @@
 """Results by content: what a step made of an input, found again by whoever is to make the same of the same.
 
 The memo is a convenience: an entry that is lost costs an execution. It names payloads that stay where they are. Entries
-belong to a company, so that nobody learns of the work of others by finding it done.
+belong to a company, so that nobody learns of the work of others by finding it done; they are sealed with its key.
 """
 
 import hashlib
@@ -13,7 +13,9 @@ import orjson
 from nats.aio.client import Client
 
 from events import subjects
-from events.errors import UnavailableError
+from events.errors import ErasedError, UnavailableError
+from events.keyring import Keyring, keyring_of
+from events.keys import Owner
 from events.logging import get_logger
 from services.steps.base import Step
 
@@ -31,24 +33,32 @@ def memo_key(step: Step[Any], config: dict[str, Any], inputs: Sequence[str]) -> 
 class Memo:
     """Entries of a company: JSON objects by key."""
 
-    def __init__(self, connection: Client) -> None:
+    def __init__(self, connection: Client, keyring: Keyring | None = None) -> None:
         self._nc = connection
+        self._keyring = keyring or keyring_of(connection)
 
     async def find(self, org_id: str, company_id: str, key: str) -> dict[str, Any] | None:
         """The entry, or None. Raises UnavailableError when the memo does not answer."""
-        subject = f"$JS.API.DIRECT.GET.{subjects.MEMO}.{subjects.memo(org_id, company_id, key)}"
+        keys = await self._keyring.of(Owner(org_id, company_id))
+        if keys is not None and keys.erased:
+            return None
+        subject = subjects.memo(org_id, company_id, key if keys is None else keys.name(key))
         try:
-            answer = await self._nc.request(subject, b"", timeout=REQUEST_TIMEOUT_S)
+            asked = f"$JS.API.DIRECT.GET.{subjects.MEMO}.{subject}"
+            answer = await self._nc.request(asked, b"", timeout=REQUEST_TIMEOUT_S)
         except nats.errors.Error as error:
             raise UnavailableError("The memo of results does not answer.") from error
         if answer.headers and "Status" in answer.headers:
             return None
-        entry: dict[str, Any] = orjson.loads(answer.data)
+        entry: dict[str, Any] = orjson.loads(answer.data if keys is None else keys.open_value(answer.data, subject))
         return entry
 
     async def keep(self, org_id: str, company_id: str, key: str, entry: dict[str, Any]) -> None:
         """Keep an entry in place of an earlier one. One that cannot be kept is a result that is not found again."""
         try:
-            await self._nc.publish(subjects.memo(org_id, company_id, key), orjson.dumps(entry))
-        except (nats.errors.Error, OSError) as error:
+            keys = await self._keyring.to_write(Owner(org_id, company_id))
+            subject = subjects.memo(org_id, company_id, key if keys is None else keys.name(key))
+            data = orjson.dumps(entry)
+            await self._nc.publish(subject, data if keys is None else keys.seal_value(data, subject))
+        except (nats.errors.Error, OSError, UnavailableError, ErasedError) as error:
             _logger.warning("not_memoised", error=repr(error))

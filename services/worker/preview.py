@@ -23,6 +23,7 @@ from events.administration import BlueprintStep
 from events.batch import BatchStore, EncodedChunk, EncodedColumn, encoded_ids
 from events.blobs import BlobStore
 from events.errors import DataEngineError, InvalidInputError, RejectedError, UnavailableError, rejection_to_json
+from events.keys import Owner
 from events.log import EventLog
 from events.logging import get_logger
 from events.payload import Payload, decode_batch
@@ -265,7 +266,7 @@ class Previewer:
         chunks: dict[str, list[EncodedChunk]] = {}
         names: dict[str, tuple[str, ...]] = {}
         for name, payload in references.items():
-            names[name], chunks[name] = await self._reference(request.org_id, name, payload)
+            names[name], chunks[name] = await self._reference(Owner(request.org_id, request.company_id), name, payload)
         return Task(
             "sample", step.key, dict(planned.config), sample.names, chunks, names,
             self._tenant_keys.of(request.org_id) if step.uses_tenant_key else b"",
@@ -273,7 +274,7 @@ class Previewer:
         )  # fmt: skip
 
     async def _reference(
-        self, org_id: str, name: str, payload: Payload | None
+        self, owner: Owner, name: str, payload: Payload | None
     ) -> tuple[tuple[str, ...], list[EncodedChunk]]:
         """A batch that a step reads besides its rows; unlike for a run, nothing of it is stored anew."""
         if payload is None:
@@ -284,12 +285,12 @@ class Previewer:
                 code="reference_too_large",
             )
         if payload.format == "json":
-            frame = ColumnFrame.of_records(*decode_batch(await self._blobs.load(org_id, payload)))
+            frame = ColumnFrame.of_records(*decode_batch(await self._blobs.load(owner, payload)))
             return tuple(frame.names), [encoded(frame)]
         batches = BatchStore(self._blobs)
-        manifest = await batches.manifest(org_id, payload)
+        manifest = await batches.manifest(owner, payload)
         numbers = range(len(manifest.chunks))
-        return manifest.names, [await batches.load(org_id, manifest, number) for number in numbers]
+        return manifest.names, [await batches.load(owner, manifest, number) for number in numbers]
 
 
 def encoded(frame: ColumnFrame) -> EncodedChunk:

@@ -24,16 +24,19 @@ class References:
     sets: dict[str, EntitySetState]
 
 
-async def references_of(log: EventLog, org_id: str, company_id: str, names: Sequence[str]) -> References:
+async def references_of(
+    log: EventLog, org_id: str, company_id: str, names: Sequence[str], entities_version: int | None = None
+) -> References:
     """What these names stand for: the output of the company's run of that id, or its entity set (`entities:<name>`).
 
+    With `entities_version` the set is taken as it was then (0: before there was one).
     Raises StepError `unknown_run`, UnavailableError. A run of another company is no more known than one that does not
     exist.
     """
     found = References({}, {})
     for name in dict.fromkeys(names):
         if is_entity_set(name):
-            found.sets[name] = await known_set(log, org_id, company_id, name)
+            found.sets[name] = await known_set(log, org_id, company_id, name, entities_version)
             found.payloads[name] = found.sets[name].snapshot
         else:
             found.payloads[name] = await _output_of(log, org_id, company_id, name)
@@ -71,4 +74,9 @@ def inputs_of(source: Payload, references: Mapping[str, Payload | None], tenant_
 def context_digests(references: Mapping[str, Payload | None], tenant_key: bytes) -> list[str]:
     """Those of what it reads besides its batch; of the key only what tells it from another."""
     digests = ["nothing" if payload is None else payload.digest for payload in references.values()]
-    return [*digests, sha256(b"digest of " + tenant_key).hexdigest()] if tenant_key else digests
+    return [*digests, key_mark(tenant_key)] if tenant_key else digests
+
+
+def key_mark(tenant_key: bytes) -> str:
+    """What tells an org's key from another, and does not tell the key; empty where there is none."""
+    return sha256(b"digest of " + tenant_key).hexdigest() if tenant_key else ""

@@ -17,7 +17,9 @@ from events import subjects
 from events.administration import STEP, StepRegistered
 from events.blobs import BlobStore
 from events.context import PLATFORM_ORG, SERVICE_ACTOR
-from events.errors import DataEngineError, PoisonedMessageError, UnavailableError, VersionConflictError
+from events.errors import DataEngineError, ErasedError, PoisonedMessageError, UnavailableError, VersionConflictError
+from events.ids import new_id
+from events.keyring import use_keys, wrapper_of
 from events.log import EventLog, decision_id
 from events.logging import get_logger
 from events.mapper import decode_decision
@@ -28,10 +30,12 @@ from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.domain import administration
 from services.repository import Repository
-from services.settle import Broken, Outcome, RetryAfter, after_failure, deliveries_of, settle
+from services.settle import Broken, Done, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
 from services.worker.batches import BatchRunner
 from services.worker.chunk_jobs import ChunkExecutor
+from services.worker.fleet import Fleet
+from services.worker.helper import Helper
 from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
 from services.worker.preview import Previewer
@@ -100,6 +104,8 @@ class Worker:
     async def start(self) -> Client:
         """Connect, register the steps, and begin to take tasks; the connection."""
         self._connection: Client = await self.broker.connect()
+        self._keyring = use_keys(self._connection, wrapper_of(self._settings))
+        await self._keyring.listen(self._connection)
         log = self._archive.log(self._connection)
         self._watchdog = Watchdog()
         self._processes = StepProcesses(
@@ -111,6 +117,10 @@ class Worker:
         places = Places(self._processes, self._remote)
         blobs, memo = BlobStore(self._connection), Memo(self._connection)
         tenant_keys = TenantKeys(self._settings.tenant_key.get_secret_value() if self._settings.tenant_key else None)
+        own_chunks = ChunkExecutor(blobs, self._processes)
+        worker_id = new_id()
+        fleet = Fleet(self._connection, worker_id) if self._settings.worker_helps else None
+        self._helper = Helper(self._connection, worker_id, self._steps, own_chunks, self._processes, tenant_keys)
         self._runner = TaskRunner(
             log,
             blobs,
@@ -118,7 +128,7 @@ class Worker:
             places,
             self._settings.checkpoint_ms,
             self._watchdog,
-            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes),
+            BatchRunner(ChunkExecutor(blobs, places), memo, self._settings.worker_processes, fleet),
             Reuser(log, memo),
             tenant_keys,
         )
@@ -133,13 +143,15 @@ class Worker:
         await self.broker.start()
         await self._remote.start()
         await self._previewer.start()
+        if fleet is not None:
+            await self._helper.start()
         _logger.info("worker_started", steps=sorted(self._steps))
         return self._connection
 
     async def stop(self) -> None:
         """Finish what ends soon, hand back the rest, leave."""
         self._stopping = True
-        await self._previewer.stop()
+        await asyncio.gather(self._previewer.stop(), self._helper.stop())
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
         for task in list(self._working):
@@ -219,15 +231,33 @@ class Worker:
     async def _outcome(self, message: Msg) -> Outcome:
         deliveries = deliveries_of(message)
         try:
-            task = Task(_decode(message), deliveries)
+            task = Task(await self._decode(message), deliveries)
         except PoisonedMessageError as error:
             return Broken(error.message)
+        except UnavailableError as error:
+            return after_failure(deliveries, error)
+        if task.decision.erased:  # its company is, and nobody waits for it
+            return Done()
         observe.belongs_to(task.decision)
         try:
             return await self._runner.run(task)
+        except ErasedError:
+            return Done()
         except Exception as error:  # noqa: BLE001 - settled by policy: again later, and in the end a dead letter
             outcome = after_failure(deliveries, error)
             return await self._give_up(task, outcome) if isinstance(outcome, Broken) else outcome
+
+    async def _decode(self, message: Msg) -> Decision:
+        """The decision behind a task. The task streams keep the log's body, under a subject that tells the log's own.
+
+        Raises PoisonedMessageError, UnavailableError.
+        """
+        try:
+            subject = subjects.scheduled_by(message.subject)
+        except ValueError as error:
+            raise PoisonedMessageError(f"{message.subject} is not the subject of a task.") from error
+        await self._keyring.load([(subject, message.data)])
+        return decode_decision(subject, message.data, self._keyring)
 
     async def _give_up(self, task: Task, broken: Broken) -> Outcome:
         """A task that goes to the dead letters ends its run, so that nobody waits for it in vain."""
@@ -331,12 +361,3 @@ def _queues(step_key: str) -> list[Queue]:
 def _org_of(message: Msg) -> str:
     """Whose task it is; whose turn it is is no reason to fail, so any subject has an answer."""
     return message.subject.rpartition(".")[0].rpartition(".")[0].rpartition(".")[2]
-
-
-def _decode(message: Msg) -> Decision:
-    """The decision behind a task. The task streams keep the log's body, under a subject that tells the log's own."""
-    try:
-        subject = subjects.scheduled_by(message.subject)
-    except ValueError as error:
-        raise PoisonedMessageError(f"{message.subject} is not the subject of a task.") from error
-    return decode_decision(subject, message.data)

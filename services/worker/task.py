@@ -18,13 +18,15 @@ from events.batch import BatchStore
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
 from events.errors import UnavailableError, VersionConflictError
+from events.keys import Owner
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
-from events.payload import Payload
+from events.payload import Payload, digest_of
 from events.processing import RUN
 from events.subjects import BULK, QUICK, Lane, lane_of
 from services import observe
 from services.domain import run as runs
+from services.domain import verification
 from services.domain.outcome import Done, Fault, Outcome, Reuse
 from services.domain.run import RunState
 from services.repository import events_of
@@ -32,7 +34,7 @@ from services.settle import Done as Settled
 from services.settle import Outcome as Settlement
 from services.settle import RetryAfter
 from services.steps.base import Step, StepError
-from services.worker.batches import BatchRunner, BatchStep, Superseded
+from services.worker.batches import BatchRunner, BatchStep
 from services.worker.entity_sets import learning_of
 from services.worker.execution import Executed, Failure, execute
 from services.worker.isolation import Place
@@ -40,6 +42,7 @@ from services.worker.references import TenantKeys, inputs_of, references_of
 from services.worker.registry import Registry
 from services.worker.remote import RemoteStep
 from services.worker.reuse import Reuser
+from services.worker.spread import Superseded
 
 INLINE_MAX_BYTES: dict[Lane, int] = {QUICK: 64 * 1024, BULK: 8 * 1024}
 """Larger batches run in a step process, so that the worker's loop stays free: above all from those who have many."""
@@ -152,6 +155,9 @@ class TaskRunner:
         chain = Chain()
         index, attempt = state.due.step_index, state.due.attempt
         source = state.input_of(index)
+        if (instead := await self._instead(task, state, index, attempt)) is not None:
+            await self._record(task, state, [instead])
+            return
         if source.format != "json" or self._needs_context(state, index):
             await self._execute_batch(task, state, index, attempt)
             return
@@ -168,7 +174,7 @@ class TaskRunner:
             if isinstance(outcome, Reuse):
                 data = None
             else:
-                data = data if data is not None else await self._blobs.load(org_id, source)
+                data = data if data is not None else await self._blobs.load(Owner(org_id, state.company_id), source)
                 outcome, data = await self._step(task, state, index, attempt, data)
             chain.outcomes.append(outcome)
             if isinstance(outcome, Fault):
@@ -179,6 +185,19 @@ class TaskRunner:
             if index == len(state.plan) or not self._may_go_on(state, index, chain):
                 break
         await self._record(task, state, chain.outcomes)
+
+    async def _instead(self, task: Task, state: RunState, index: int, attempt: int) -> Reuse | Fault | None:
+        """What stands for executing a step of a verification; None: it is executed, as those of any other run are."""
+        if state.verifies is None:
+            return None
+        step, source = self._registry[state.plan[index].key], state.input_of(index)
+        if source.inline is not None and digest_of(source.inline.encode()) != source.digest:
+            message = f"The recorded input is not what its digest {source.digest} is of: the record was altered."
+            return Fault(index, attempt, "input_altered", message, retryable=False, step_version=step.version)
+        if step.has_effects:
+            history = await self._log.history(task.decision.org_id, RUN, state.verifies.run_id)
+            return verification.taken(runs.fold(state.verifies.run_id, events_of(history)), index, attempt)
+        return verification.version_fault(state, index, attempt, step.version)
 
     def _needs_context(self, state: RunState, index: int) -> bool:
         """Whether the step wants more than its batch; then that is treated as a large one, however small it is."""
@@ -200,20 +219,22 @@ class TaskRunner:
 
         try:
             names = _references(step, planned.config)
-            references = await references_of(self._log, org_id, state.company_id, names)
+            then = None if state.verifies is None else state.verifies.steps[index].entities_version
+            references = await references_of(self._log, org_id, state.company_id, names, then)
         except StepError as error:
             fault = Fault(index, attempt, error.code, str(error), error.retryable, step.version)
             await self._record(task, state, [fault])
             return
         tenant_key = self._tenant_keys.of(org_id) if step.uses_tenant_key else b""
         inputs = inputs_of(source, references.payloads, tenant_key)
-        learning = learning_of(self._log, BatchStore(self._blobs), task.decision, state, index, references.sets)
+        sets = references.sets if state.verifies is None else {}  # a verification teaches nothing
+        learning = learning_of(self._log, BatchStore(self._blobs), task.decision, state, index, sets)
         outcome: Outcome | None = await self._reuser.of_batch(org_id, state, index, attempt, step, inputs)
         if outcome is None:
             due = BatchStep(
                 org_id, state.company_id, index, attempt, planned.retry.attempts, step, dict(planned.config), source,
                 planned.retry.timeout_s, references.payloads, tenant_key, state.reuse_results and not step.has_effects,
-                learning.learn if learning else None,
+                state.verifies is None, learning.learn if learning else None,
             )  # fmt: skip
             try:
                 outcome = await self._batches.run(due, tell)
@@ -222,7 +243,7 @@ class TaskRunner:
             failure = outcome.code if isinstance(outcome, Fault) else None
             observe.step(step.key, outcome.duration_us or 0, failure, isolated=True)
         await self._record(task, state, [outcome])
-        if isinstance(outcome, Done) and not (learning and learning.changed):
+        if isinstance(outcome, Done) and state.verifies is None and not (learning and learning.changed):
             await self._reuser.keep(org_id, state, step, inputs, outcome)
 
     def _may_go_on(self, state: RunState, index: int, chain: Chain) -> bool:
@@ -230,6 +251,7 @@ class TaskRunner:
         step, last = self._registry.get(state.plan[index].key), self._registry[state.plan[index - 1].key]
         return (
             step is not None
+            and state.verifies is None
             and not step.has_effects
             and not last.has_effects
             and not self._needs_context(state, index)
@@ -262,7 +284,7 @@ class TaskRunner:
                 index, attempt, result.code, result.message, result.retryable, step.version, started_at, duration_us
             )
             return fault, b""
-        output, rejects = await self._keep(task.decision.org_id, result)
+        output, rejects = await self._keep(Owner(task.decision.org_id, state.company_id), result)
         return Done(index, attempt, step.version, started_at, duration_us, output, rejects), result.output
 
     async def _turn(self) -> float:
@@ -301,11 +323,11 @@ class TaskRunner:
             except VersionConflictError:
                 return  # somebody else moved the run; recording will find out
 
-    async def _keep(self, org_id: str, result: Executed) -> tuple[Payload, Payload | None]:
-        output = await self._blobs.store(org_id, result.output, result.output_rows)
+    async def _keep(self, owner: Owner, result: Executed) -> tuple[Payload, Payload | None]:
+        output = await self._blobs.store(owner, result.output, result.output_rows)
         if result.rejects is None:
             return output, None
-        return output, await self._blobs.store(org_id, result.rejects, result.rejects_rows)
+        return output, await self._blobs.store(owner, result.rejects, result.rejects_rows)
 
     async def _record(self, task: Task, state: RunState, outcomes: list[Outcome]) -> None:
         """Append what follows from the outcomes; on a conflict reload, and drop them when they are not wanted."""
@@ -340,7 +362,7 @@ def _decision(task: Task, state: RunState, events: list[Event], key: str | None 
         kind=RUN,
         aggregate_id=state.run_id,
         version=state.version + 1,
-        routing=runs.routing(events, task.lane),
+        routing=runs.routing(events, task.lane, verifies=state.verifies is not None),
         decision_id=key or decision_id(),
         at=datetime.now(UTC),
         actor=SERVICE_ACTOR,

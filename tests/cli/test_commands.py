@@ -82,6 +82,15 @@ async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
     file = folder / "people.csv.gz"
     file.write_bytes(gzip.compress(b"name;city\n ada  byron ;Bonn\nragged\n"))
     arguments = (str(file), "--blueprint", "tidy", "--read", '{"delimiter": ";"}')
+    code, out, err = await dex("preview", *arguments)
+    assert code == 0, err
+    assert "1 rows in, 1 rows out; changed: 1" in out
+    assert "ada  byron  → Ada Byron" in out
+    steps = folder / "steps.json"
+    steps.write_text(json.dumps([step, {"key": "normalize_email", "config": {"field": "mail"}}]))
+    code, out, err = await dex("preview", str(file), "--blueprint", str(steps), *arguments[3:], "--json")
+    assert code == 1, "a step fails"
+    assert [step["status"] for step in json.loads(out)["steps"]] == ["succeeded", "failed"]
     code, out, err = await dex("submit", *arguments, "--watch", "--json")
     assert code == 0, err
     run = json.loads(out)
@@ -92,6 +101,14 @@ async def a_file_goes_in_and_comes_out(dex: Dex, folder: Path) -> None:
     code, out, err = await dex("submit", *arguments, "--watch")
     assert code == 0, err
     assert "has succeeded" in out
+    code, out, err = await dex("audit", "verify-run", run["run_id"], "--out", str(folder / "report.json"))
+    assert code == 0, err
+    assert "reproduced" in out
+    assert json.loads((folder / "report.json").read_text())["report"]["run_id"] == run["run_id"]
+    _, key, _ = await dex("audit", "key")
+    code, out, err = await dex("audit", "verify-report", str(folder / "report.json"), "--key", key.strip())
+    assert code == 0, err
+    assert "reproduced" in out
     for name, content in (("out.csv", '"Ada Byron","Bonn"'), ("out.jsonl", '{"name":"Ada Byron","city":"Bonn"}')):
         code, _, err = await dex("download", run["run_id"], str(folder / name))
         assert code == 0, err
@@ -142,6 +159,19 @@ async def test_the_commands_beside_a_running_system(up, tmp_path):
     assert "There is no blueprint" in err or "Say which company" in err
 
     await a_file_goes_in_and_comes_out(up, tmp_path)
+
+    code, out, err = await up("log", "check", "--json")
+    assert code == 0, err
+    checked = json.loads(out)
+    assert (checked["ok"], checked["faults"]) == (True, [])
+    assert checked["compared"] == checked["archived"] > 0
+    code, out, err = await up("log", "restore", "log")
+    assert (code, "whole" in out) == (0, True), err
+    code, out, err = await up("log", "trim", "--keep", "30d", "--json")
+    assert (code, json.loads(out)) == (0, {"before": 1, "first_position": 1}), err
+    code, _, err = await up("log", "trim", "--keep", "30 minutes")
+    assert code == 1
+    assert "write days or hours" in err
 
     code, out, err = await up("rebuild", "--json")
     assert code == 0, err

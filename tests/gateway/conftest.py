@@ -17,12 +17,17 @@ import pytest
 import pytest_asyncio
 from nats.aio.client import Client
 
+from cli.embedded import new_key
+from events import strictjson, subjects
+from events.audit.checkpoint import AuditKey
 from events.connection import connect
 from events.settings import Settings
 from gateway.app import create_app
 from gateway.state import Gateway, open_gateway
 from migrations.database import migrate
 from migrations.streams import migrate_streams
+from projections.archive.archiver import Archiver
+from projections.archive.trees import TreeBuilder
 from tests.gateway.support import JWT_SECRET, Service, World, add_world
 
 GATEWAY_LOGIN = "gateway_of_the_tests"
@@ -117,6 +122,24 @@ async def client(settings: Settings, gateway: Gateway) -> AsyncIterator[httpx.As
     transport = httpx.ASGITransport(create_app(settings, gateway), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def proving(nats: Client, database: asyncpg.Pool) -> AsyncIterator[AuditKey]:
+    """An archiver, and the trees that follow it; the key that signs their checkpoints."""
+    stop, key = asyncio.Event(), AuditKey.of(new_key(), "history.example")
+
+    async def tell(position: int) -> None:
+        await nats.publish(subjects.PROVED, strictjson.dumps({"position": position}))
+
+    builder = TreeBuilder(database, key, told=tell, idle_s=3600)  # looks when it is woken: tests alter the archive
+    tasks = [
+        asyncio.create_task(Archiver(database, nats, archived=builder.wake).run(stop)),
+        asyncio.create_task(builder.run(stop)),
+    ]
+    yield key
+    stop.set()
+    await asyncio.gather(*tasks)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

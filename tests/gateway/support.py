@@ -21,6 +21,7 @@ from events.commands import COMMANDS, Accepted, Answer, Command, CreateSubmissio
 from events.context import SERVICE_ACTOR, Role
 from events.errors import RejectedError, rejection_to_json
 from events.ids import first_run_id, new_id
+from events.keys import Owner
 from events.log import EventLog
 from events.model import Decision, Event
 from events.payload import describe, encode_records
@@ -278,8 +279,8 @@ class Service:
         """The run's two steps and its end, in one decision."""
         run_id = first_run_id(command.aggregate_id)
         at: dict[str, Any] = {"originator_id": run_id, "originator_version": 2}
-        blobs = BlobStore(self._nats)
-        records = orjson.loads(await blobs.load(command.org_id, command.records))
+        blobs, owner = BlobStore(self._nats), Owner(command.org_id, command.company_id)
+        records = orjson.loads(await blobs.load(owner, command.records))
         done = [{**record, "done": True} for record in records]
         outputs = [describe(encode_records(batch), len(batch)) for batch in (records, done)]
         events: list[Event] = [
@@ -294,7 +295,7 @@ class Service:
         for index, key in enumerate(STEP_KEYS):
             output = outputs[index]
             if output.inline is None:
-                await blobs.put(command.org_id, output.digest, encode_records((records, done)[index]))
+                await blobs.put(owner, output.digest, encode_records((records, done)[index]))
             await insert(
                 self._pool, "step_results_v1", run_id=run_id, step_index=index, org_id=command.org_id,
                 company_id=command.company_id, submission_id=command.aggregate_id, step_key=key, step_version="1",

@@ -72,7 +72,7 @@ def unsigned(person: Person) -> str:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exp": int(time.time()) - 60},
+        {"exp": -60},
         {"exp": None},
         {"aud": "somebody else"},
         {"aud": None},
@@ -81,11 +81,13 @@ def unsigned(person: Person) -> str:
         {"sub": "nobody we know"},
         {"sub": "x" * 300},
         {"sub": "a\x00b"},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": 600},
     ],
     ids=str,
 )
 async def test_sessions_that_are_refused(changes: dict[str, Any], client: httpx.AsyncClient, world: World) -> None:
+    now_s = int(time.time())
+    changes = {name: value + now_s if isinstance(value, int) else value for name, value in changes.items()}
     answer = await ask(client, session(world.member, **changes))
     assert answer.status_code == 401, answer.text
     assert "JWT" not in answer.text

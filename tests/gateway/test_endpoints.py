@@ -11,12 +11,28 @@ import pytest
 import pytest_asyncio
 from nats.aio.client import Client
 
+from events.administration import BlueprintStep
+from events.audit.checkpoint import AuditKey
 from events.blobs import BlobStore
 from events.ids import new_id
+from events.keys import Owner
 from events.payload import digest_of, encode_records
+from events.processing import ExpectedStep, RunStarted, Verifies
 from gateway.permissions import ENDPOINTS
 from gateway.routers.blueprints import STEP_EXAMPLE
-from tests.gateway.support import AT, Service, World, add_invitation, add_person, insert, positions, sending, session
+from tests.gateway.support import (
+    AT,
+    STEP_KEYS,
+    Service,
+    World,
+    add_invitation,
+    add_person,
+    decision,
+    insert,
+    positions,
+    sending,
+    session,
+)
 
 
 @dataclass
@@ -29,7 +45,9 @@ class State:
     run_id: str
     step_key: str
     invitation: str = ""
+    verification_id: str = ""
     set_id: str = ""
+    position: int = 0
 
     def headers(self, path: str) -> dict[str, str]:
         """Who may: an org admin, or for the endpoints of sessions alone a session that nobody is known for."""
@@ -44,6 +62,7 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/orgs/rename": (200, lambda s: {"name": "Acme & Sons"}),
     "/v1/orgs/configure": (200, lambda s: {"members_may_work": False}),
     "/v1/companies/create": (201, lambda s: {"name": "Initech"}),
+    "/v1/companies/erase": (200, lambda s: {"company_id": s.world.company_id, "confirmation": s.world.company_id}),
     "/v1/companies/get": (200, lambda s: {"company_id": s.world.company_id}),
     "/v1/companies/list": (200, lambda s: {"name_prefix": "glo"}),
     "/v1/users/create": (201, lambda s: {"email": "b@c.example", "role": "member", "company_id": s.world.company_id}),
@@ -85,6 +104,8 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/runs/list": (200, lambda s: {"submission_id": s.submission_id, "status": "succeeded"}),
     "/v1/runs/cancel": (200, lambda s: {"run_id": s.run_id, "reason": "wrong file"}),
     "/v1/runs/retry": (201, lambda s: {"run_id": s.run_id}),
+    "/v1/audit/verify_run": (201, lambda s: {"run_id": s.run_id}),
+    "/v1/audit/verification": (200, lambda s: {"verification_run_id": s.verification_id}),
     "/v1/step_results/list": (200, lambda s: {"run_id": s.run_id}),
     "/v1/step_results/get": (200, lambda s: {"run_id": s.run_id, "step_index": 1}),
     "/v1/results/get": (200, lambda s: {"run_id": s.run_id}),
@@ -92,13 +113,19 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/runs/diff": (200, lambda s: {"run_id": s.run_id, "before_run_id": s.run_id}),
     "/v1/entity_sets/list": (200, lambda s: {"company_id": s.world.company_id, "name": "people"}),
     "/v1/entity_sets/get": (200, lambda s: {"set_id": s.set_id, "record_key": "crm-1"}),
+    "/v1/audit/checkpoint": (200, lambda s: {"min_position": s.position}),
+    "/v1/audit/inclusion": (200, lambda s: {"run_id": s.run_id}),
+    "/v1/audit/consistency": (200, lambda s: {"from_size": 1, "min_position": s.position}),
+    "/v1/audit/export": (200, lambda s: {"submission_id": s.submission_id, "previous_sizes": [1]}),
     "/v1/events/list": (200, lambda s: {"submission_id": s.submission_id}),
+    "/v1/events/stream": (200, lambda s: {"submission_id": s.submission_id}),
+    "/v1/events/trace": (200, lambda s: {"position": s.position}),
 }
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def state(
-    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, nats: Client
+    client: httpx.AsyncClient, world: World, service: Service, database: asyncpg.Pool, nats: Client, proving: AuditKey
 ) -> State:
     blueprint_id, step_key = new_id(), f"step_{new_id()[:8]}"
     await insert(
@@ -115,14 +142,47 @@ async def state(
     created = answer.json()
     invitation = await add_invitation(database, world.org_id, world.company_id)
     set_id = await _add_set(database, nats, world, created["run_id"])
-    return State(world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation, set_id)
+    verification_id = await _add_verification(database, service, world, created["run_id"], created["submission_id"])
+    return State(
+        world, blueprint_id, created["submission_id"], created["run_id"], step_key, invitation, set_id=set_id,
+        position=created["position"], verification_id=verification_id,
+    )  # fmt: skip
+
+
+async def _add_verification(
+    database: asyncpg.Pool, service: Service, world: World, run_id: str, submission_id: str
+) -> str:
+    """A run that verifies another one, and that has begun: in the log and in the read models."""
+    verification_id, digest = new_id(), "0" * 64
+    expected = ExpectedStep(
+        step_version="1", input_digest=digest, output_digest=digest, rejects_digest=None, entities_version=None,
+        position=1,
+    )  # fmt: skip
+    started = RunStarted(
+        originator_id=verification_id, originator_version=1, company_id=world.company_id, submission_id=submission_id,
+        blueprint_id=new_id(), plan=tuple(BlueprintStep(key=key) for key in STEP_KEYS),
+        verifies=Verifies(run_id=run_id, steps=(expected, expected), position=1),
+    )  # fmt: skip
+    entry = decision(world.org_id, "run", [started], f"due.{STEP_KEYS[0]}", world.company_id)
+    position = (await service.log.append(entry)).position
+    await insert(
+        database, "runs_v2", run_id=verification_id, org_id=world.org_id, company_id=world.company_id,
+        submission_id=submission_id, blueprint_id=new_id(), status="running", step_keys=list(STEP_KEYS),
+        started_at=AT, position=position, last_position=position,
+    )  # fmt: skip
+    await insert(
+        database, "verifications_v1", run_id=verification_id, org_id=world.org_id, company_id=world.company_id,
+        verifies=run_id, position=position,
+    )  # fmt: skip
+    await service.signal(position)
+    return verification_id
 
 
 async def _add_set(database: asyncpg.Pool, nats: Client, world: World, run_id: str) -> str:
     """An entity set of one record."""
     record = {"key": "crm-1", "entity": new_id(), "parent": None, "parent_score": None, "value:name": "ann"}
     data = encode_records([record])
-    await BlobStore(nats).put(world.org_id, digest_of(data), data)
+    await BlobStore(nats).put(Owner(world.org_id, world.company_id), digest_of(data), data)
     set_id = new_id()
     await insert(
         database, "entity_sets_v1", set_id=set_id, org_id=world.org_id, company_id=world.company_id, name="people",
@@ -143,7 +203,7 @@ async def test_answers_as_documented(path: str, client: httpx.AsyncClient, state
     answer = await client.post(path, **sending(path, body(state)), headers=state.headers(path))
     assert answer.status_code == status, answer.text
     document = (await client.get("/openapi.json")).json()
-    if path.endswith("/download"):
+    if path.endswith(("/download", "/stream", "/export")):
         kinds = document["paths"][path]["post"]["responses"][str(status)]["content"]
         assert answer.headers["Content-Type"].partition(";")[0] in kinds
         assert answer.text
@@ -169,7 +229,9 @@ OTHERS: list[tuple[str, Body]] = [
         "/v1/tokens/rotate", "/v1/tokens/revoke", "/v1/submissions/get", "/v1/runs/create", "/v1/runs/get",
         "/v1/runs/cancel",
         "/v1/runs/retry", "/v1/step_results/list", "/v1/step_results/get", "/v1/results/get", "/v1/events/list",
-        "/v1/results/download", "/v1/runs/diff", "/v1/blueprints/preview",
+        "/v1/events/stream",
+        "/v1/results/download", "/v1/runs/diff", "/v1/blueprints/preview", "/v1/audit/verify_run",
+        "/v1/audit/verification", "/v1/audit/inclusion", "/v1/audit/export",
     )
 ]  # fmt: skip
 

@@ -33,10 +33,11 @@ BELONGING_TO_NOBODY = {
     "projection_checkpoints",
     "projection_dead_letters",
     "event_log_head",
+    "org_trees_head",
 }
 READABLE = {
     "orgs_v2", "companies_v1", "users_v2", "tokens_v2", "blueprints_v1", "submissions_v1", "runs_v2",
-    "step_results_v1", "entity_sets_v1", "runs", "event_log", "token_usage",
+    "step_results_v1", "entity_sets_v1", "verifications_v1", "runs", "event_log", "token_usage",
 }  # fmt: skip
 COMPANYS = READABLE - {"orgs_v2", "blueprints_v1", "token_usage"}
 
@@ -84,6 +85,7 @@ async def _fill(database: asyncpg.Pool, org_id: str, company_id: str) -> None:
         snapshot_size_bytes=1, snapshot_rows=1, snapshot_inline=True, snapshot_format="batch", last_run_id=run_id,
         created_at=AT, updated_at=AT, position=next(positions), last_position=1, **ids,
     )  # fmt: skip
+    await insert(database, "verifications_v1", run_id=new_id(), verifies=run_id, position=next(positions), **ids)
     await insert(
         database, "event_log", position=next(positions), recorded_at=AT, subject="events.test", body=b"",
         decision_id=new_id(), chain=b"", **ids,

@@ -12,6 +12,9 @@ import jwt
 import pytest
 
 from events.connection import connect
+from events.keyring import use_keys
+from events.keys import MasterKeys
+from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.observability.conftest import JWT_SECRET
 
 HASH = hashlib.sha256(b"a verifier").hexdigest()
@@ -87,6 +90,7 @@ async def send_faulty_messages(observed, org) -> None:
         "company": None, "cause": None, "correlation": None, "request": None, "digest": None, "events": [event],
     }  # fmt: skip
     nats = await connect([observed.nats_url], "tests")
+    use_keys(nats, MasterKeys(SYSTEM_MASTER_KEYS))
     try:
         await nats.publish("ask.create_token", body)
         await nats.jetstream().publish(f"commands.{org.org_id}.create_token", body)

@@ -38,6 +38,7 @@ VOCABULARY = {
     "kind": {"command", "task"},
     "step": {*load_steps(STEP_MODULES)},
     "place": {"inline", "isolated"},
+    "by": {"own", "lent", "helped"},
     "projection": {projection.name for projection in PROJECTIONS},
     "generation": {"0", "1", "2"},  # of Python's garbage collector
 }

@@ -79,7 +79,7 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_of_the_projections_of_its
     await apply_now(world, broken + shifted)
     letters = {(row["name"], row["position"]) for row in await world.rows("projection_dead_letters")}
     assert letters == (
-        {("submissions_v1", 1), ("runs_v2", 1), ("step_results_v1", 1), ("companies_v1", 3)}
+        {("submissions_v1", 1), ("runs_v2", 1), ("step_results_v1", 1), ("verifications_v1", 1), ("companies_v1", 3)}
         | {(name, 2) for name in NAMES}
     )
     assert [row["status"] for row in await world.rows("runs_v2")] == ["succeeded"]

@@ -14,6 +14,7 @@ from projections import runs as runs_model
 from projections import step_results
 from projections.catalogue import PROJECTIONS
 from services.domain import run as runs
+from services.domain import verification
 from tests.projections.support import (
     AT,
     BLUEPRINT,
@@ -361,6 +362,30 @@ async def test_a_retried_run_has_the_results_of_the_first(world):
     [reused] = [row for row in rows["step_results_v1"] if row["run_id"] == OTHER_RUN]
     expected = succeeded_row(0, 4, run_id=OTHER_RUN, attempt=0, reused_from_run_id=RUN_ID)
     assert reused == {k: v for k, v in expected.items() if k not in ("started_at", "ended_at", "duration_us")}
+
+
+async def test_a_verification_ends_as_verified_or_where_it_diverged(world):
+    history = History()
+    history.record(history.start(RUN_ID), *(done(index) for index in range(3)))
+    verified, diverged = an_id(70), an_id(71)
+    for run_id, outputs in ((verified, 3), (diverged, 1)):
+        state = history.run(run_id, verification.start(RUN_ID, history.recorded[:2], run_id), user_id=USER)
+        outcomes = [done(index) for index in range(outputs)]
+        history.record(state, *outcomes, *([] if outputs == 3 else [done(1, output=payload("other"))]))
+    rows = await rows_of(world, history)
+    by_id = {row["run_id"]: row for row in rows["runs_v2"]}
+    assert by_id[verified] == run_row(
+        verified, 3, status="verified", output_rows=1, ended_at=history.at(4), last_position=4
+    )
+    message = f"The output is not what was recorded: {payload('out 1').digest} then, {payload('other').digest} now."
+    assert by_id[diverged] == run_row(
+        diverged, 5, status="diverged", error_step=1, error_code="diverged", error_message=message,
+        ended_at=history.at(6), last_position=6,
+    )  # fmt: skip
+    assert rows["verifications_v1"] == [
+        {"run_id": run_id, "org_id": ORG, "company_id": COMPANY, "verifies": RUN_ID, "position": position}
+        for run_id, position in ((verified, 3), (diverged, 5))
+    ]
 
 
 async def test_many_runs_in_one_batch_do_not_touch_each_other(world):

@@ -114,12 +114,15 @@ class Things:
     run_id: str = field(default_factory=new_id)
     failed_run_id: str = field(default_factory=new_id)
     set_id: str = field(default_factory=new_id)
+    position: int = 10**12
+    """Of the submission."""
+    verification_id: str = field(default_factory=new_id)
 
     def ids(self) -> tuple[str, ...]:
         """Those of the company."""
         return (
             self.company_id, self.user_id, self.token_id, self.submission_id, self.run_id, self.failed_run_id,
-            self.set_id,
+            self.set_id, self.verification_id,
         )  # fmt: skip
 
 
@@ -163,6 +166,8 @@ class World:
                 return str((await admin.call("tokens/create", body))["token_id"])
             case "blueprint_id":
                 return await blueprint(admin, "test_count")
+            case "company_id":
+                return str((await admin.call("companies/create", {"name": "Erasable"}))["company_id"])
             case "run_id":
                 return (await submit(admin, things.company_id, self.waits[things.org_id]))["run_id"]
             case "invitation":
@@ -232,9 +237,11 @@ async def company_things(admin: Caller, org_id: str, company_id: str, blueprint_
     )
     statuses = [made["run"]["status"] for made in (done, failed, matched)]
     assert statuses == ["succeeded", "failed", "succeeded"]
+    verified = await admin.call("audit/verify_run", {"run_id": done["run_id"], "wait_s": 30})
+    assert verified["verification"]["report"]["verdict"] == "reproduced"
     return Things(
         org_id, company_id, blueprint_id, user_id, token["token_id"], done["submission_id"], done["run_id"],
-        failed["run_id"], entity_set_id(company_id, "things"),
+        failed["run_id"], entity_set_id(company_id, "things"), done["position"], verified["verification_run_id"],
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from events.blobs import BlobStore
 from events.commands import COMMANDS
 from events.connection import inbox_prefix
 from events.health import answer_health, ask_health
+from events.keys import Owner
 from events.log import EventLog
 from migrations.streams import check_streams, migrate_streams
 
@@ -62,7 +63,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[embe
     operator = await nats.connect(config.nats_url)
     await migrate_streams(operator, replicas=1)
     await operator.jetstream().publish(f"events.o.run.{uuid.uuid4()}.1.due.step", b"{}")
-    await BlobStore(operator).put("o", BLOB, b'{"forged": "a decision of the attacker"}')
+    await BlobStore(operator).put(Owner("o", "c"), BLOB, b'{"forged": "a decision of the attacker"}')
     await operator.close()
     yield config
     await supervisor.stop()
@@ -233,6 +234,13 @@ async def test_orgs_are_made_by_the_operator_only(user):
 async def test_only_the_projector_signals(user, name):
     attacker = await user(name)
     await attacker.nc.publish("signals.projected", b'{"position": 9007199254740991, "ended": [], "access": true}')
+    assert "permissions violation" in await attacker.refusal()
+
+
+@pytest.mark.parametrize("name", [name for name in USERS if name != "archiver"])
+async def test_only_the_archiver_tells_what_is_proved(user, name):
+    attacker = await user(name)
+    await attacker.nc.publish("signals.proved", b'{"position": 9007199254740991}')
     assert "permissions violation" in await attacker.refusal()
 
 

@@ -1,4 +1,4 @@
-"""Prints, as JSON, a digest of what each of some steps makes of a seeded batch. Run with a number of Arrow's threads.
+"""Prints, as JSON, a digest of what each step makes of a seeded batch. Run with a number of Arrow's threads.
 
 A program of its own, so that a test can run it in fresh processes. Each step has two digests: of the very bytes
 that are stored, with chunks of one size; and of the rows, for several sizes, which must be one.
@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from events.columns import encode_column
-from services.steps.base import Context, Result, Step
+from services.steps.base import Context, Result, Source, Step
 from services.steps.catalogue import STEPS
 from services.steps.frame import ColumnFrame
 
-ROWS = 2_000
+ROWS = 1_000
 CONFIGS: dict[str, dict[str, Any]] = {
     "flatten": {"select": {"first": "list[0]"}, "explode": "list", "on_error": "reject"},
     "cast_types": {
@@ -28,7 +28,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         ],
         "on_error": "reject",
     },
-    "sort_limit": {"keys": [{"field": "mixed", "descending": True}, {"field": "text"}], "limit": 1_500},
+    "sort_limit": {"keys": [{"field": "mixed", "descending": True}, {"field": "text"}], "limit": 750},
     "aggregate": {
         "group_by": ["group", "day"],
         "metrics": [
@@ -52,7 +52,45 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "deduplicate": {"keys": [["text"], ["group", "day"]], "order_by": {"field": "mixed"}, "count_field": "n"},
+    "map_fields": {
+        "mappings": {"words": "text", "of": "group"},
+        "defaults": {"of": "nobody"},
+        "required": ["words"],
+        "on_error": "reject",
+    },
+    "normalize_text": {"fields": ["text", "mixed", "name"], "case": "title", "fix_mojibake": True},
+    "extract_domain": {"url_fields": ["link", "text"], "email_fields": ["email"], "output_field": "domain"},
+    "normalize_country": {"field": "land", "output_field": "country", "on_error": "reject"},
+    "normalize_email": {"field": "email", "output_field": "mail", "strip_plus": True, "on_error": "reject"},
+    "classify_email_domain": {"field": "email", "output_field": "kind", "role_field": "role"},
+    "normalize_phone": {"field": "phone", "default_region": "DE", "output_field": "number", "on_error": "reject"},
+    "normalize_company_name": {"field": "name", "key_field": "key", "output_field": "company"},
+    "parse_person_name": {"field": "name", "outputs": {"first": "given", "last": "surname"}, "on_error": "reject"},
+    "parse_us_address": {"field": "address", "outputs": {"city": "city", "zip": "zip"}},
+    "map_values": {"field": "land", "table": {"Germany": "DE", "Côte d'Ivoire": "CI"}, "fuzzy_cutoff": 80},
+    "lookup_join": {"run_id": "r", "keys": {"text": "text", "group": "group"}, "fields": {"then": "amount"}},
+    "validate": {
+        "rules": {"required": ["text", "day"], "properties": {"amount": {"minimum": 0}, "text": {"maxLength": 9}}},
+        "on_error": "reject",
+    },
+    "validate_identifier": {"field": "isbn", "scheme": "ean", "output_field": "book"},
+    "derive": {"fields": {"both": "row.text + row.day", "large": "row.amount > 0.5"}},
+    "filter": {"keep": "row.amount > 0.15 && row.day != '2026-01-10'", "on_error": "reject"},
+    "mask_fields": {"fields": ["text", "mixed", "email"], "method": "pseudonym"},
+    "cluster_values": {"field": "name", "method": "fingerprint", "output_field": "clean"},
+    "match_entities": {
+        "blocking": [[{"field": "group"}, {"field": "day"}], [{"field": "email"}]],
+        "comparisons": [
+            {"fields": ["name"], "method": "jaro_winkler", "weight": 2, "floor": 0.5},
+            {"fields": ["text"], "method": "levenshtein", "weight": 1},
+        ],
+        "threshold": 0.8,
+    },
+    "read_file": {},
 }
+PARTS_BYTES = (4_096, 100_000, 10_000_000)
+LARGE_CELL = "\u05d0\U0001f469\u200d\U0001f680e\u0301" * 40_000
+"""Of a million bytes and more."""
 
 
 def batch(seed: int) -> list[dict[str, Any]]:
@@ -62,6 +100,27 @@ def batch(seed: int) -> list[dict[str, Any]]:
 
     def text() -> str:
         return chance.choice(texts) + "".join(chr(chance.choice([97, 228, 0x5D0, 0x4E2D, 0x1F600])) for _ in range(2))
+
+    def any_text() -> str:
+        """Of all planes of Unicode, whether or not it stands for something; never a surrogate."""
+        points = (chance.choice([chance.randrange(0xD800), chance.randrange(0xE000, 0x110000)]) for _ in range(4))
+        return "".join(map(chr, points))
+
+    def name() -> str | None:
+        first = chance.choice(["Dr. Anna", "józef", "ACME", "李", "أحمد", any_text()])
+        return chance.choice([None, "", f"{first} {chance.choice(['Müller', 'van der Berg', 'GmbH', 'Inc.'])}"])
+
+    def like_what_steps_read() -> dict[str, Any]:
+        mail = f"{chance.choice(['info', 'Ann+x', any_text()])}@{chance.choice(['gmail.com', 'Bücher.example', 'x'])}"
+        return {
+            "name": name(),
+            "email": chance.choice([mail, None, "", mixed()]),
+            "link": chance.choice(["https://www.example.co.uk/a?b", "münchen.de", any_text(), None]),
+            "phone": chance.choice(["030 123456", "+1 (650) 253-0000", "٠٣٠١٢٣٤٥٦", any_text(), None]),
+            "land": chance.choice(["Germany", "GERMNAY", "Cote d'Ivoire", "日本", any_text(), None]),
+            "address": chance.choice(["1600 Amphitheatre Pkwy, Mountain View, CA 94043", "PO Box 7", any_text(), None]),
+            "isbn": chance.choice(["978-3-16-148410-0", "9783161484101", any_text(), None]),
+        }
 
     def mixed() -> Any:
         return chance.choice(
@@ -76,18 +135,33 @@ def batch(seed: int) -> list[dict[str, Any]]:
             "text": text(),
             "mixed": mixed(),
             "list": [mixed() for _ in range(chance.randint(0, 3))],
+            **like_what_steps_read(),
         }
         made.pop(chance.choice([*made, "", "", ""]), None)
         return made
 
-    return [row() for _ in range(ROWS)]
+    rows = [row() for _ in range(ROWS)]
+    rows[7]["text"] = LARGE_CELL
+    return rows
 
 
 def results(step: Step[Any], whole: ColumnFrame, earlier: ColumnFrame, chunk_rows: int) -> list[Result]:
     """What the step makes of the batch, cut into chunks."""
     chunks = [whole.slice(start, chunk_rows) for start in range(0, len(whole), chunk_rows)]
     config = step.config_model.model_validate(CONFIGS[step.key])
-    return list(step.run(chunks, config, Context({"r": earlier})))
+    return list(step.run(chunks, config, Context({"r": earlier}, b"a key of an org", "org/company")))
+
+
+def read(step: Step[Any], content: bytes, part_bytes: int) -> list[Result]:
+    """What a step makes of a file that comes in parts."""
+    assert isinstance(step.body, Source)
+    parts = (content[start : start + part_bytes] for start in range(0, len(content), part_bytes))
+    return list(step.body.function(parts, step.config_model.model_validate(CONFIGS[step.key]), Context()))
+
+
+def file_of(records: list[dict[str, Any]]) -> bytes:
+    """The records as lines of JSON."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def stored(found: list[Result]) -> str:
@@ -118,13 +192,16 @@ def rows(found: list[Result]) -> str:
 def main(threads: int) -> None:
     """Print the digests."""
     pa.set_cpu_count(threads)
-    whole, earlier = ColumnFrame.of_records(batch(1)), ColumnFrame.of_records([*batch(1)[500:], *batch(2)[:700]])
+    whole, earlier = ColumnFrame.of_records(batch(1)), ColumnFrame.of_records([*batch(1)[300:], *batch(2)[:400]])
     digests = {}
     for step in STEPS:
-        if step.key in CONFIGS:
-            sizes = {size: rows(results(step, whole, earlier, size)) for size in (61, 500, ROWS)}
-            assert len(set(sizes.values())) == 1, (step.key, sizes)
-            digests[step.key] = [stored(results(step, whole, earlier, 500)), sizes[500]]
+        if step.kind == "source":
+            found = [read(step, file_of(batch(1)), part_bytes) for part_bytes in PARTS_BYTES]
+        else:
+            found = [results(step, whole, earlier, size) for size in (250, 61, ROWS)]
+        of_rows = {rows(made) for made in found}
+        assert len(of_rows) == 1, step.key
+        digests[step.key] = [stored(found[0]), of_rows.pop()]
     print(json.dumps(digests))
 
 

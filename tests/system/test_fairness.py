@@ -11,8 +11,11 @@ from cli.system import System
 from events import subjects
 from events.connection import connect
 from events.follow import follow
+from events.keyring import use_keys
+from events.keys import MasterKeys
 from events.log import EventLog
 from services.open_runs import QUICK_RUNS
+from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.system.client import Org, new_org
 
 BACKLOG = 200
@@ -23,6 +26,7 @@ PATIENCE_S = 120
 @pytest.fixture
 async def log(system: System) -> AsyncIterator[EventLog]:
     connection = await connect([system.endpoints.nats_url], "check")
+    use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
     yield EventLog(connection)
     await connection.close()
 

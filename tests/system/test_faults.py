@@ -11,11 +11,14 @@ import pytest
 
 from cli.system import System
 from events.connection import connect
+from events.keyring import use_keys
+from events.keys import MasterKeys
 from events.log import EventLog
 from events.settings import Settings
 from projections.database import create_pool
 from projections.rebuild import rebuild
 from services.domain import run as runs
+from tests.conftest import SYSTEM_MASTER_KEYS
 from tests.domain.test_run_machine import check_history
 from tests.system.client import Org, new_org
 
@@ -95,6 +98,7 @@ async def check_log_and_read_models(system: System, org: Org, run_ids: list[str]
     """Exactly one result a step in the log, and read models that are what the log gives."""
     settings = system.endpoints.applied_to(Settings(_env_file=None))
     connection = await connect([system.endpoints.nats_url], "check")
+    use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
     log = EventLog(connection)
     assert len(set(run_ids)) == RUNS
     for run_id in run_ids:

@@ -1,8 +1,11 @@
 """Previews on the running system: what each step would do with a few rows, and that nothing of it is kept."""
 
 import asyncio
+import os
 import signal
+from pathlib import Path
 
+import httpx
 from nats.aio.client import Client
 
 from cli.system import System
@@ -23,9 +26,15 @@ RECORDS = [
 ]
 
 
-async def preview(org: Org, *steps: dict, records: list | None = None, **more) -> dict:
+async def preview_answer(org: Org, *steps: dict, records: list | None = None, **more) -> httpx.Response:
     body = {"company_id": org.company_id, "steps": list(steps), "records": records or RECORDS, **more}
-    return await org.call("blueprints/preview", body)
+    return await org.post("blueprints/preview", body)
+
+
+async def preview(org: Org, *steps: dict, **more) -> dict:
+    answer = await preview_answer(org, *steps, **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 async def test_each_step_shows_its_before_and_after_and_nothing_is_recorded(
@@ -115,13 +124,14 @@ async def test_references_are_those_of_the_company(org: Org) -> None:
     lookup = {"key": "lookup_join", "config": config}
     made = await preview(org, lookup, records=[{"cc": "DE"}])
     assert made["steps"][0]["after"]["records"][0]["country"] == "Germany", made
-    other = (await org.call("companies/create", {"name": "Other"}))["company_id"]
-    made = await preview(org, lookup, records=[{"cc": "DE"}], company_id=other)
+    other = await org.call("companies/create", {"name": "Other"})
+    made = await preview(org, lookup, records=[{"cc": "DE"}], company_id=other["company_id"])
     assert made["steps"][0]["error"]["code"] == "unknown_run"
 
 
 async def test_steps_that_crash_hang_or_make_too_much(org: Org) -> None:
-    endless = {"key": "derive", "config": {"fields": {"out": "row.l.map(a, row.l.map(b, row.l.map(c, a + b + c)))"}}}
+    fields = {"out": "row.l.map(a, row.l.map(b, row.l.map(c, a + b + c)))"}
+    endless = {"key": "derive", "config": {"fields": fields, "on_error": "fail"}}
     crashed, hung, garbage, cel = await asyncio.gather(
         preview(org, {"key": "test_crash"}),
         preview(org, {"key": "test_hang", "retry": {"timeout_s": 0.5}}),
@@ -154,19 +164,15 @@ async def test_another_tenants_submission_is_unknown(org: Org, other_org: Org) -
     assert refused.status_code == 404
 
 
-async def test_a_worker_that_dies_meanwhile_is_a_clear_503(org: Org, system: System, connection: Client) -> None:
+async def test_a_worker_that_dies_meanwhile_is_a_clear_503(org: Org, system: System, tmp_path: Path) -> None:
     """The sign of life stops, and the gateway says so long before a preview's own time is over."""
-    requests = await connection.subscribe(subjects.PREVIEW)
-    body = {"company_id": org.company_id, "steps": [{"key": "test_hang"}], "records": RECORDS}
-    await connection.flush()
-    asked = asyncio.create_task(org.post("blueprints/preview", body))
-    request = await requests.next_msg(timeout=10)
-    signs = await connection.subscribe(request.reply)
-    await signs.next_msg(timeout=10)
-    system.supervisor.kill("worker", signal.SIGKILL)
-    answer = await asked
-    await requests.unsubscribe()
-    await signs.unsubscribe()
+    marker = tmp_path / "marker"
+    os.mkfifo(marker)
+    waits = {"key": "test_flaky", "config": {"marker": str(marker)}}
+    asked = asyncio.create_task(preview_answer(org, waits))
+    with await asyncio.to_thread(marker.open, "wb"):  # opens when the step reads it, who then waits for its end
+        system.supervisor.kill("worker", signal.SIGKILL)
+        answer = await asked
     assert answer.status_code == 503, answer.text
     assert "gone after 0 of 1 steps" in answer.json()["detail"]
     assert answer.headers["Retry-After"]

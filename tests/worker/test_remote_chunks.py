@@ -8,6 +8,7 @@ from nats.aio.client import Client
 from cli.embedded import EmbeddedConfig
 from events.batch import Manifest, merged
 from events.blobs import BlobStore
+from events.keys import Owner
 from events.log import EventLog
 from events.payload import Payload, describe, encode_records
 from services.domain.outcome import Done, Fault
@@ -26,6 +27,7 @@ class Bench:
 
     def __init__(self, connection: Client, url: str) -> None:
         self.org_id = str(uuid.uuid4())
+        self.owner = Owner(self.org_id, "c")
         self.url = url
         self.steps: dict[str, RemoteStep] = {}
         self.key = f"chunks_{uuid.uuid4().hex}"
@@ -45,9 +47,9 @@ class Bench:
         for start in range(0, len(records), ROWS_A_CHUNK):
             rows = records[start : start + ROWS_A_CHUNK]
             encoded = encode_records(rows, list(range(start, start + len(rows))))
-            payload = await self.blobs.store(self.org_id, encoded, len(rows))
-            parts.append(await self.executor.manifest(self.org_id, payload))
-        return await self.executor.batches.keep(self.org_id, merged(parts))
+            payload = await self.blobs.store(self.owner, encoded, len(rows))
+            parts.append(await self.executor.manifest(self.owner, payload))
+        return await self.executor.batches.keep(self.owner, merged(parts))
 
     async def run(self, source: Payload, config: dict | None = None) -> Done | Fault:
         async def tell(done: int, total: int | None) -> bool:
@@ -62,9 +64,9 @@ class Bench:
 
     async def rows(self, payload: Payload) -> list[tuple[int, dict]]:
         """Ids and records of a stored batch."""
-        manifest = await self.executor.manifest(self.org_id, payload)
+        manifest = await self.executor.manifest(self.owner, payload)
         found = []
-        async for columns, ids in self.executor.batches.chunks(self.org_id, manifest):
+        async for columns, ids in self.executor.batches.chunks(self.owner, manifest):
             names = list(columns)
             cells = [columns[name].values() for name in names]
             found += [

@@ -1,4 +1,4 @@
-"""How many files an org uploads at the same time, in this process: each one holds a part of its file in memory."""
+"""How much of one thing an org does at the same time, in this process: each upload or stream holds memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,20 +9,21 @@ from events.errors import LimitExceededError
 RETRY_AFTER_S = 5.0
 
 
-class Uploads:
-    """The uploads under way, by org."""
+class AtOnce:
+    """What is under way, by org; `what` it is, in the plural."""
 
-    def __init__(self, per_org_max: int) -> None:
+    def __init__(self, what: str, per_org_max: int) -> None:
+        self._what = what
         self._per_org_max = per_org_max
         self._under_way: Counter[str] = Counter()
 
     @contextmanager
     def one_more(self, org_id: str) -> Iterator[None]:
-        """While a file comes in. Raises LimitExceededError."""
+        """While it lasts. Raises LimitExceededError."""
         if self._under_way[org_id] >= self._per_org_max:
             raise LimitExceededError(
-                f"The org uploads {self._per_org_max} files already, the most at the same time.",
-                code="limit_uploads",
+                f"The org has {self._per_org_max} {self._what} under way already, the most at the same time.",
+                code=f"limit_{self._what}",
                 limit=self._per_org_max,
                 retry_after_s=RETRY_AFTER_S,
             )

@@ -1,0 +1,106 @@
+"""`dex audit verify-run`: a run executed again, and its report."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cli.api import Api
+from cli.render import console, facts_table
+from events.audit.note import Note, Verifier
+from events.errors import InvalidInputError, ProofError
+from events.verification import statement
+
+WAIT_S = 20.0
+DIGEST_CHARS = 12
+"""Of a digest in the table; `--json` has all of it."""
+
+
+def verify(api: Api, run_id: str, wait_s: float, out: Path | None) -> dict[str, Any]:
+    """Verify a run, and wait for the end; the verification. Raises InvalidInputError where it cannot be written."""
+    started = api.create("audit/verify_run", {"run_id": run_id})
+    deadline_s = time.monotonic() + wait_s
+    body: dict[str, Any] = {
+        "verification_run_id": started["verification_run_id"],
+        "min_position": started.get("position"),  # a command that was deferred has none yet
+    }
+    while True:
+        left_s = max(0.0, min(WAIT_S, deadline_s - time.monotonic()))
+        made = api.call("audit/verification", body | {"wait_s": left_s})
+        if made["report"]["verdict"] != "running" or left_s == 0:
+            break
+    if out is not None:
+        try:
+            out.write_bytes(orjson.dumps(made, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+        except OSError as error:
+            raise InvalidInputError(f"{out} cannot be written: {error}") from error
+    return made
+
+
+def show_verification(made: Mapping[str, Any]) -> None:
+    """The verdict, a row for each step, and the first row that differs."""
+    report, first_row = made["report"], made["first_row"]
+    console.print(f"Run {report['run_id']}: [bold]{report['verdict'].replace('_', ' ')}[/]", soft_wrap=True)
+    console.print(f"executed again as {report['verification_run_id']}", soft_wrap=True, highlight=False)
+    rows = [
+        (
+            step["index"] + 1, step["key"], step["step_version"][:40], step["recorded_rows"],
+            step["output_digest"][:DIGEST_CHARS], (step["found_output_digest"] or "")[:DIGEST_CHARS],
+            step["verdict"].replace("_", " "), step["recorded_position"],
+        )
+        for step in report["steps"]
+    ]  # fmt: skip
+    signed = made["why_unsigned"] if made["note"] is None else "signed; check it with dex audit verify-report"
+    console.print(f"Signature: {signed}", soft_wrap=True, highlight=False)
+    columns = ("#", "step", "version", "rows", "recorded output", "found output", "verdict", "position")
+    console.print(facts_table("Steps", columns, rows))
+    for step in report["steps"]:
+        if step["reason"]:
+            console.print(f"{step['key']}: {step['reason']}", markup=False, soft_wrap=True)
+    if (found := report["divergence"]) is not None:
+        console.print(
+            f"Step {found['step_index'] + 1} differs in its {found['differs']}: recorded {found['expected']}, "
+            f"found {found['found']}.",
+            soft_wrap=True,
+        )
+        _show_row(first_row)
+
+
+def check_report(file: Path, key: str) -> dict[str, Any]:
+    """Check offline a file that `dex audit verify-run --out` wrote: the signature, and that it is this report's.
+
+    The report. Raises ProofError, and InvalidInputError for a file of another kind.
+    """
+    try:
+        made = orjson.loads(file.read_bytes())
+        report, note = made["report"], made["note"]
+        text = statement(report)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{file} is no report of a verification: {error!r}") from error
+    if note is None:
+        raise ProofError(f"The report is not signed: {made.get('why_unsigned')}")
+    signed = Note.parse(note)
+    verifier = Verifier.parse(key)
+    if verifier.name == signed.signatures[0][0].rpartition("/")[0]:  # the platform's key, under an org's name
+        verifier = Verifier(f"{verifier.name}/{report['org_id']}", verifier.key)
+    signed.check(verifier)
+    if signed.text != text:
+        raise ProofError("The report is not the one that was signed: it was altered.")
+    return dict(report)
+
+
+def _show_row(first_row: Mapping[str, Any]) -> None:
+    row = first_row["row"]
+    if row is None:
+        console.print(first_row["why_no_row"], markup=False, soft_wrap=True)
+        return
+    counts = ", ".join(f"{count} {what}" for what, count in first_row["rows"].items())
+    fields = [(name, _shown(sides, "before"), _shown(sides, "after")) for name, sides in row["fields"].items()]
+    title = f"First row that differs: {row['row_id']} ({row['change']}); in all: {counts}"
+    console.print(facts_table(title, ("field", "recorded", "found"), fields))
+
+
+def _shown(sides: Mapping[str, Any], side: str) -> str:
+    return orjson.dumps(sides[side]).decode() if side in sides else "(none)"

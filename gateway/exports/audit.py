@@ -1,0 +1,100 @@
+"""An org's history as a file that can be verified offline (docs/audit-format.md); written while it goes out."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from events.audit import export, merkle
+from events.audit.merkle import TILE_HEIGHT
+from projections.queries import audit
+from projections.queries.audit import Entry, Tree, TreeNodes
+from projections.queries.reader import Reader, Scope
+
+GZIP_LEVEL = 4
+_GZIP_WINDOW = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is exported: the decisions after one position up to another, of some histories or of all.
+
+    `indexes`: they are all leaves from the first up to the second; None when only some of them are.
+    """
+
+    selection: Mapping[str, Any]
+    scope: Scope
+    after: int
+    until: int
+    aggregate_ids: Sequence[str] | None
+    indexes: tuple[int, int] | None
+
+
+async def export_lines(
+    reader: Reader,
+    tree: Tree,
+    part: Part,
+    previous_sizes: Sequence[int],
+    still_allowed: Callable[[], Awaitable[None]],
+) -> AsyncIterator[bytes]:
+    """The file's lines, some hundred at a time. A page of decisions is in memory, and the tiles that they are in.
+
+    Raises ArchiveAlteredError when the tree lacks hashes.
+    """
+    assert tree.note is not None, "only a tree with a checkpoint is exported"
+    scope = part.scope
+    nodes = TreeNodes(reader, scope, tree.size)
+    proofs = await nodes.proofs([merkle.consistency_ranges(size, tree.size) for size in previous_sizes])
+    consistency = dict(zip(previous_sizes, proofs, strict=True))
+    yield export.header_line(scope.org_id, part.selection, part.indexes, tree.note, consistency)
+    tile, count = -1, 0
+    async with aclosing(_pages(reader, part)) as pages:
+        async for entries in pages:
+            await still_allowed()
+            wanted = sorted({e.leaf_index >> TILE_HEIGHT for e in entries if e.leaf_index is not None} - {tile})
+            tiles = dict(zip(wanted, await nodes.tiles(wanted), strict=True))
+            nodes.forget_leaves()
+            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile)
+            count += len(entries)
+            yield text
+    yield export.end_line(count)
+
+
+async def _pages(reader: Reader, part: Part) -> AsyncGenerator[list[Entry], None]:
+    """The decisions, page by page; the next one is read while the present one is written."""
+
+    def read(after: int) -> "asyncio.Task[list[Entry]]":
+        return asyncio.create_task(audit.page(reader, part.scope, after, part.until, part.aggregate_ids))
+
+    coming = read(part.after)
+    try:
+        while entries := await coming:
+            coming = read(entries[-1].position)
+            yield entries
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+def _lines(entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int) -> tuple[bytes, int]:
+    """The lines of some decisions, each tile's before the first of its decisions; and the last tile."""
+    lines = []
+    for entry in entries:
+        if entry.leaf_index is not None and entry.leaf_index >> TILE_HEIGHT != tile:
+            tile = entry.leaf_index >> TILE_HEIGHT
+            lines.append(export.tile_line(tile, *tiles[tile]))
+        lines.append(
+            export.decision_line(entry.leaf_index, entry.position, entry.recorded_at, entry.subject, entry.body)
+        )
+    return b"".join(lines), tile
+
+
+async def gzipped(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same, compressed (RFC 1952)."""
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+    async for part in parts:
+        if packed := await asyncio.to_thread(compressor.compress, part):
+            yield packed
+    yield compressor.flush()

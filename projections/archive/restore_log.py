@@ -1,0 +1,158 @@
+"""`dex log restore log`: the hot log made anew from the archive, at the same positions and with the same epoch.
+
+What only the hot log had (it was rewound, or made anew, and then written again) is kept in DEAD_LETTERS before anything
+is deleted. Then it is appended at the end, as far as its versions are still free; the rest stays, with the reason.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import nats.errors
+from nats.aio.client import Client
+
+from events import strictjson, subjects
+from events.archive import Archive
+from events.errors import PoisonedMessageError, StateConflictError, UnavailableError
+from events.history import WholeLog
+from events.log import EventLog
+from projections.archive.check import CheckResult, Hot, OnProgress, Progress, archived_rows, check
+from projections.archive.stream import (
+    TIMEOUT_S,
+    api,
+    beginning_at,
+    config_of,
+    dead_letter,
+    frozen,
+    message_at,
+    put_all,
+)
+from projections.log_guard import decision_id_of
+
+PAGE_MESSAGES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LogRestored:
+    """What was done: positions put back, decisions of the hot log appended again, and those left in DEAD_LETTERS."""
+
+    first_position: int = 0
+    last_position: int = 0
+    appended: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rescued:
+    """A decision that only the hot log had: its number in DEAD_LETTERS, and its subject in the log."""
+
+    number: int
+    subject: str
+
+
+async def restore_log(
+    pool: asyncpg.Pool, connection: Client, config: dict[str, Any], progress: OnProgress = lambda _: None
+) -> LogRestored | None:
+    """Make the log anew when it is not what was archived; None when it is. `config` is what EVENTS must be.
+
+    Raises StateConflictError when the archive itself is not whole. Meanwhile nobody can append: commands wait.
+    """
+    archive = Archive(pool)
+    head = await archive.head()
+    if await config_of(connection) is None:
+        empty = beginning_at(config, head.epoch, 1)
+        await api(connection, f"STREAM.CREATE.{subjects.EVENTS}", frozen(empty))
+    found = await check(pool, connection)
+    if faults := found.of_archive():
+        raise StateConflictError(
+            f"The archive itself is not whole: {faults[0].message} Restore it first: dex log restore archive"
+        )
+    if not found.of_log() and not found.log.faults:
+        return None
+    present = await config_of(connection)
+    assert present is not None, "it was made above"
+    # The same stream with other subjects: what it holds stays, and from here on nobody adds to it.
+    unlimited = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
+    await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", frozen(present | unlimited))
+    rescued = await _rescue(pool, connection, found)
+    first = found.log.first_position if _was_trimmed(found) else 1
+    await api(connection, f"STREAM.DELETE.{subjects.EVENTS}")
+    anew = beginning_at(config, head.epoch, first)
+    await api(connection, f"STREAM.CREATE.{subjects.EVENTS}", frozen(anew))
+    after = first - 1
+    while page := await archive.read(after, head.position, PAGE_MESSAGES):
+        await put_all(connection, page)
+        after = page[-1].position
+        progress(Progress(after, head.position))
+    await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", anew)
+    appended = await _append_again(WholeLog(connection, lambda _org_id: _opened(archive)), connection, rescued)
+    return LogRestored(first, head.position, appended, len(rescued) - appended)
+
+
+async def _opened(archive: Archive) -> Archive:
+    return archive
+
+
+def _was_trimmed(found: CheckResult) -> bool:
+    """Whether the hot log's beginning was cut off by us, and not lost: then it need not come back."""
+    log, head = found.log, found.archive
+    return log.epoch == head.epoch and 1 < log.first_position <= min(log.trimmed_to, head.position) + 1
+
+
+async def _rescue(pool: asyncpg.Pool, connection: Client, found: CheckResult) -> list[_Rescued]:
+    """Put into DEAD_LETTERS what the archive has not, or has otherwise; in the log's order."""
+    state = await EventLog(connection).state()
+    hot, rescued = Hot(connection, state), []
+    try:
+        async for rows in archived_rows(pool, min(found.archive.position, state.last_position)):
+            archived = {row["position"]: (row["subject"], row["body"]) for row in rows}
+            for position, message in (await hot.up_to(rows[-1]["position"])).items():
+                if archived.get(position) != (message.subject, message.body):
+                    rescued.append(await _keep(connection, position, message.subject, message.body))
+        for position, message in (await hot.up_to(state.last_position)).items():
+            rescued.append(await _keep(connection, position, message.subject, message.body))
+    finally:
+        await hot.aclose()
+    return rescued
+
+
+async def _keep(connection: Client, position: int, subject: str, body: bytes) -> _Rescued:
+    reason = f"the log was restored from the archive, which had not this decision at position {position}"
+    return _Rescued(await dead_letter(connection, subject, body, reason), subject)
+
+
+async def _append_again(log: WholeLog, connection: Client, rescued: list[_Rescued]) -> int:
+    """Append what can be, and take it from DEAD_LETTERS; how many. What follows a refused one is refused too."""
+    appended, refused = 0, set[tuple[str, str, str]]()
+    for letter in rescued:
+        body, _ = await message_at(connection, subjects.DEAD_LETTERS, letter.number)
+        try:
+            address = subjects.Address.parse(letter.subject)
+            key = (address.org_id, address.kind, address.aggregate_id)
+            if key in refused or not await _append_one(log, connection, address, letter.subject, body):
+                refused.add(key)
+                continue
+        except (ValueError, PoisonedMessageError):
+            continue  # no decision that we could judge: it stays where it is
+        await api(connection, f"STREAM.MSG.DELETE.{subjects.DEAD_LETTERS}", {"seq": letter.number})
+        appended += 1
+    return appended
+
+
+async def _append_one(log: WholeLog, connection: Client, address: subjects.Address, subject: str, body: bytes) -> bool:
+    """Whether the decision is in the log now: its version was free, and the one before it is there."""
+    key = (address.org_id, address.kind, address.aggregate_id)
+    holder = await log.holder(*key, address.version)
+    if holder is not None:
+        return holder.decision.decision_id == decision_id_of(body)
+    if address.version > 1 and await log.holder(*key, address.version - 1) is None:
+        return False
+    headers = {
+        "Nats-Expected-Last-Subject-Sequence": "0",
+        "Nats-Expected-Last-Subject-Sequence-Subject": subjects.version_filter(*key, address.version),
+    }
+    try:
+        answer = await connection.request(subject, body, timeout=TIMEOUT_S, headers=headers)
+    except nats.errors.Error as error:
+        raise UnavailableError("The log does not answer.") from error
+    return "error" not in strictjson.loads(answer.data)
