@@ -62,7 +62,7 @@ HAPPY: dict[str, tuple[int, Body]] = {
     "/v1/orgs/rename": (200, lambda s: {"name": "Acme & Sons"}),
     "/v1/orgs/configure": (200, lambda s: {"members_may_work": False}),
     "/v1/companies/create": (201, lambda s: {"name": "Initech"}),
-    "/v1/companies/erase": (200, lambda s: {"company_id": s.world.company_id, "confirmation": s.world.company_id}),
+    "/v1/companies/erase": (200, lambda s: {"company_id": s.world.other_company_id, "confirmation": "Globex"}),
     "/v1/companies/get": (200, lambda s: {"company_id": s.world.company_id}),
     "/v1/companies/list": (200, lambda s: {"name_prefix": "glo"}),
     "/v1/users/create": (201, lambda s: {"email": "b@c.example", "role": "member", "company_id": s.world.company_id}),
