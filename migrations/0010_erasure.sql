@@ -31,6 +31,6 @@ UNION ALL
 SELECT 'token', org_id, last_position FROM data_engine.tokens_v2 WHERE last_position > after_tokens
 $$;
 
-INSERT INTO data_engine.schema_migrations (version) VALUES ('0009_erasure') ON CONFLICT DO NOTHING;
+INSERT INTO data_engine.schema_migrations (version) VALUES ('0010_erasure') ON CONFLICT DO NOTHING;
 
 COMMIT;
