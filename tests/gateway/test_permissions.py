@@ -36,7 +36,7 @@ def test_an_endpoint_must_take_the_call() -> None:
 ALLOWED = {
     "member": {
         "/v1/submissions/create", "/v1/submissions/upload", "/v1/runs/create", "/v1/runs/cancel", "/v1/runs/retry",
-        "/v1/users/accept_invitation",
+        "/v1/users/accept_invitation", "/v1/audit/verify_run",
     },
     "company_admin": {
         "/v1/users/create", "/v1/users/invite", "/v1/users/deactivate", "/v1/tokens/create", "/v1/tokens/rotate",
@@ -44,7 +44,7 @@ ALLOWED = {
     },
     "org_admin": {
         "/v1/orgs/rename", "/v1/orgs/configure", "/v1/companies/create", "/v1/blueprints/create",
-        "/v1/blueprints/archive",
+        "/v1/blueprints/archive", "/v1/companies/erase",
     },
 }  # fmt: skip
 
