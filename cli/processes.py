@@ -107,6 +107,7 @@ async def serve_archiver(settings: Settings, stop: asyncio.Event) -> None:
     if not await _bound_by_row_security(settings, ARCHIVER, stop):
         return
     connection = await connect(settings.nats_servers, ARCHIVER)
+    use_keys(connection, wrapper_of(settings))
     try:
         await answer_health(connection, ARCHIVER)
         proving = Proving(settings, connection)

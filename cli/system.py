@@ -63,8 +63,6 @@ class Endpoints:
             own["jwt_secret"] = None
         if name != WORKER:
             own["tenant_key"] = None
-        if name == ARCHIVER:  # it copies bytes
-            own["master_keys"] = None
         if name != ARCHIVER:
             own |= {"audit_key": None, "audit_push_url": None}
         return settings.model_copy(update=own)
@@ -138,7 +136,8 @@ class System:
         port = settings.port if embedded.is_free(settings.port, settings.host) else 0
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
         gateway_url = f"http://{host}:{port or embedded.free_port(settings.host)}"
-        return Endpoints(nats_url, database_url, gateway_url, nats_urls, database_urls)
+        master_keys = _revealed(self._settings.master_keys)
+        return Endpoints(nats_url, database_url, gateway_url, nats_urls, database_urls, master_keys)
 
     def _metrics_url(self, name: str) -> str:
         """Where a process of this system serves its metrics: each on a free port of its own."""

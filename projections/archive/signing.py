@@ -10,6 +10,7 @@ from events import strictjson, subjects
 from events.archive import Archive, Database
 from events.audit.checkpoint import AuditKey
 from events.errors import DataEngineError, StateConflictError
+from events.keyring import keyring_of
 from events.logging import get_logger
 from events.processing import RUN
 from events.verification import report, statement, verifies_of
@@ -24,7 +25,7 @@ class ReportSigner:
 
     def __init__(self, connection: Client, database: Database, key: AuditKey) -> None:
         self._nc = connection
-        self._archive = Archive(database)
+        self._archive = Archive(database, keyring_of(connection))
         self._key = key
 
     async def run(self, stop: asyncio.Event) -> None:

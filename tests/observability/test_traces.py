@@ -13,7 +13,6 @@ from events.keyring import use_keys
 from events.keys import MasterKeys
 from events.log import EventLog
 from tests.observability.collector import Received
-from tests.system.client import SYSTEM_MASTER_KEYS
 
 SERVER, PRODUCER, CONSUMER = 2, 4, 5
 ALLOWED_ATTRIBUTES = {
@@ -108,7 +107,9 @@ async def test_spans_carry_ids_and_nothing_of_the_payload(observed, org):
 async def test_the_log_keeps_the_trace_in_a_header_and_not_in_the_body(observed, org):
     trace_id, _, made = await submit_traced(org)
     nats = await connect([observed.nats_url], "tests")
-    use_keys(nats, MasterKeys(SYSTEM_MASTER_KEYS))
+    assert observed.system.endpoints is not None
+    assert observed.system.endpoints.master_keys is not None
+    use_keys(nats, MasterKeys(observed.system.endpoints.master_keys))
     history = await EventLog(nats).history(org.org_id, "run", made["run_id"])
     for recorded in history:
         message = await nats.jetstream().get_msg("EVENTS", seq=recorded.position)

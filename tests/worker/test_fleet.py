@@ -16,6 +16,7 @@ from events import subjects
 from events.batch import Manifest, merged
 from events.blobs import BlobStore
 from events.connection import connect
+from events.keys import Owner
 from events.payload import Payload, encode_records
 from services.domain.outcome import Done, Fault
 from services.steps.base import Step
@@ -70,6 +71,7 @@ class Two:
 
     def __init__(self, director: Side, processes: StepProcesses, folder: Path, url: str) -> None:
         self.org_id = str(uuid.uuid4())
+        self.owner = Owner(self.org_id, "c")
         self.told = folder / "told"
         self.director = director
         self._processes = processes
@@ -104,9 +106,9 @@ class Two:
         for start in range(0, len(rows), ROWS_A_CHUNK):
             some = rows[start : start + ROWS_A_CHUNK]
             data = encode_records(some, list(range(start, start + len(some))))
-            payload = await executor.blobs.store(self.org_id, data, len(some))
-            parts.append(await executor.manifest(self.org_id, payload))
-        return await executor.batches.keep(self.org_id, merged(parts))
+            payload = await executor.blobs.store(self.owner, data, len(some))
+            parts.append(await executor.manifest(self.owner, payload))
+        return await executor.batches.keep(self.owner, merged(parts))
 
     async def run(
         self,
