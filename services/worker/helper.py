@@ -35,6 +35,7 @@ from services.worker.fleet_messages import (
 )
 from services.worker.isolation import StepProcesses
 from services.worker.references import TenantKeys, key_mark
+from services.worker.slots import ON_BEHALF_OF
 
 JOBS_MAX = 16
 """After so many a helper leaves its seat, so that the batches of others have their turn."""
@@ -175,6 +176,7 @@ class Helper:
         return JobAnswer(kind="done", done=done.plain())
 
     async def _execute(self, job: Job) -> ChunkDone | Failure:
+        ON_BEHALF_OF.set(job.org_id)  # in a task of its own
         tenant_key = self._tenant_keys.of(job.org_id) if job.key_mark else b""
         call = StepCall(
             job.org_id, job.step_key, job.config, job.names, job.reads, job.references, tenant_key, job.timeout_s,
