@@ -290,7 +290,9 @@ def faceless(answer: httpx.Response, ids: Things) -> tuple[int, list[tuple[str, 
     """Status, headers and body, with the ids of `ids` named by what they are."""
     body = answer.content
     for name in ids.__dataclass_fields__:
-        body = body.replace(str(getattr(ids, name)).encode(), f"<{name}>".encode())
+        value = getattr(ids, name)
+        if isinstance(value, str):  # a position is a number that other texts may hold too
+            body = body.replace(value.encode(), f"<{name}>".encode())
     headers = sorted((name, value) for name, value in answer.headers.items() if name != "date")
     return answer.status_code, headers, body
 

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -208,9 +209,11 @@ async def test_an_invitation_is_taken_once(tenant: Tenant) -> None:
 async def test_an_invitation_that_opens_nothing(tenant: Tenant, database: asyncpg.Connection) -> None:
     session = tenant.admin.by(mint(f"sub-{new_id()}"))
     expired, withdrawn = [await invite(tenant.admin, "member", tenant.company_id) for _ in range(2)]
-    await database.execute(
-        "UPDATE data_engine.users_v2 SET invitation_expires_at = now() WHERE user_id = $1", expired["user_id"]
+    expiry = await database.fetchval(
+        "SELECT invitation_expires_at FROM data_engine.users_v2 WHERE user_id = $1", expired["user_id"]
     )
+    set_expiry = "UPDATE data_engine.users_v2 SET invitation_expires_at = $2 WHERE user_id = $1"
+    await database.execute(set_expiry, expired["user_id"], datetime.now(UTC))
     await tenant.admin.call("users/deactivate", {"user_id": withdrawn["user_id"]})
     guessed = ["dexi_" + secrets.token_hex(22), tenant.admin.credential, new_id(), "*", "%", "' OR true --", "x" * 200]
     answers = [await accept(session, text) for text in (expired["invitation"], withdrawn["invitation"], *guessed)]
@@ -218,6 +221,7 @@ async def test_an_invitation_that_opens_nothing(tenant: Tenant, database: asyncp
     assert {answer.status_code for answer in answers} == {404}
     assert await status(session) == 401
     assert await status(session.by(expired["invitation"])) == 401, "an invitation is no token"
+    await database.execute(set_expiry, expired["user_id"], expiry)  # others compare the read models with a rebuild
 
 
 async def test_an_invitation_is_for_who_has_no_user_in_the_org(tenant: Tenant) -> None:

@@ -113,9 +113,10 @@ def tamed(body: Any, things: Things | None) -> Any:
     if not isinstance(body, dict):
         return body
     changed = dict(body)
-    position = changed.get("min_position")
-    if isinstance(position, int) and not isinstance(position, bool) and FUTURE < position <= POSITION_MAX:
-        changed["min_position"] = position % FUTURE
+    for name in ("min_position", "position"):  # audit/checkpoint waits for a `position` too
+        position = changed.get(name)
+        if isinstance(position, int) and not isinstance(position, bool) and FUTURE < position <= POSITION_MAX:
+            changed[name] = position % FUTURE
     if things is not None:
         for name, value in body.items():
             if isinstance(value, str) and len(value) == 36 and hasattr(things, name):

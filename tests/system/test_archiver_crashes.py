@@ -10,6 +10,7 @@ import pytest
 from cli.system import System
 from events.archive import Archive
 from events.connection import connect
+from events.errors import UnavailableError
 from events.log import EventLog
 from events.settings import Settings
 from projections.archive.archiver import AFTER_COMMIT, AFTER_COPY, BEFORE_COMMIT, Archiver
@@ -44,8 +45,15 @@ async def checked(system: System) -> CheckResult:
     """What `dex log check` finds."""
     endpoints = system.endpoints
     connection = await connect([endpoints.nats_url], "test")
-    async with await create_pool(Settings(_env_file=None, database_url=endpoints.database_url)) as pool:
-        found = await check(pool, connection)
+    settings = Settings(_env_file=None, database_url=endpoints.database_url)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                async with await create_pool(settings) as pool:
+                    found = await check(pool, connection)
+                break
+            except UnavailableError:
+                await asyncio.sleep(0.2)  # the interval between two questions: Postgres is on its way up
     await connection.close()
     return found
 

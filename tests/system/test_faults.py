@@ -19,7 +19,7 @@ from projections.database import create_pool
 from projections.rebuild import rebuild
 from services.domain import run as runs
 from tests.domain.test_run_machine import check_history
-from tests.system.client import SYSTEM_MASTER_KEYS, Org, new_org
+from tests.system.client import Org, new_org
 
 RUNS = 200
 INFLIGHT = 16
@@ -97,7 +97,8 @@ async def check_log_and_read_models(system: System, org: Org, run_ids: list[str]
     """Exactly one result a step in the log, and read models that are what the log gives."""
     settings = system.endpoints.applied_to(Settings(_env_file=None))
     connection = await connect([system.endpoints.nats_url], "check")
-    use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
+    assert system.endpoints.master_keys is not None
+    use_keys(connection, MasterKeys(system.endpoints.master_keys))
     log = EventLog(connection)
     assert len(set(run_ids)) == RUNS
     for run_id in run_ids:
