@@ -32,7 +32,8 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
         for event in decision.events:
             match event:
                 case CompanyCreated():
-                    made[decision.aggregate_id] = (*key, storable(event.name), decision.at, recorded.position)
+                    row = (*key, storable(event.name), decision.at, recorded.position)
+                    made.setdefault(decision.aggregate_id, row)  # the first one counts, as for INSERT
                 case CompanyErased():
                     erased[decision.aggregate_id] = (*key, decision.at, recorded.position)
     return statements(Statement.of(INSERT, made.values()), Statement.of(ERASE, erased.values()))

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
-from events.administration import COMPANY, CompanyCreated
+from events.administration import COMPANY, CompanyCreated, CompanyErased
 from events.context import SERVICE_ACTOR
 from events.errors import ConfigurationError, ErasedError, PoisonedMessageError, StateConflictError, UnavailableError
 from events.ids import new_id
@@ -20,6 +20,7 @@ from events.keys import KeyMissingError, MasterKeys, Owner
 from events.log import EventLog, decision_id
 from events.mapper import SALT_BYTES, decode_decision
 from events.model import Decision
+from events.subjects import ERASED_ROUTING
 from tests.system.client import SYSTEM_MASTER_KEYS
 
 MARKER = "Plainly Readable Ltd"
@@ -41,6 +42,15 @@ def company(owner: Owner, version: int = 1) -> Decision:
         company_id=owner.company_id,
         digest="d1",
     )
+
+
+def erased(owner: Owner) -> Decision:
+    """The decision that erases a company."""
+    return Decision(
+        org_id=owner.org_id, kind=COMPANY, aggregate_id=owner.company_id, version=2, routing=ERASED_ROUTING,
+        decision_id=decision_id(), at=datetime.now(UTC), actor=SERVICE_ACTOR, company_id=owner.company_id,
+        events=(CompanyErased(originator_id=owner.company_id, originator_version=2),),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -153,6 +163,7 @@ async def test_an_erased_company_leaves_decisions_without_events(
 ) -> None:
     made = company(owner)
     position = (await EventLog(connection, Keyring(store)).append(made)).position
+    await EventLog(connection, Keyring(store)).append(erased(owner))
     before = await raw(connection, position)
     wrapped = (await store.read(owner)).generations[0]
     await asyncio.gather(*(store.erase(owner, datetime.now(UTC)) for _ in range(8)))  # as by several services
@@ -163,7 +174,7 @@ async def test_an_erased_company_leaves_decisions_without_events(
     found = await log.at(position)
     assert found is not None
     assert found.decision == replace(made, events=(), digest=None, erased=True)
-    for refused in (made, company(owner, 2)):
+    for refused in (made, company(owner, 3)):
         with pytest.raises(ErasedError):
             await log.append(refused)
     with pytest.raises(StateConflictError):

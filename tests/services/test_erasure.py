@@ -7,7 +7,7 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
-from events.administration import COMPANY, CompanyErased
+from events.administration import COMPANY
 from events.commands import CreateCompany, CreateUser
 from events.context import SERVICE_ACTOR
 from events.deferral import open_command, seal_command
@@ -16,12 +16,11 @@ from events.ids import new_id
 from events.key_store import KeyStore
 from events.keyring import Keyring
 from events.keys import KeyMissingError, MasterKeys, Owner
-from events.log import EventLog, decision_id
-from events.model import Decision
-from events.subjects import ERASED, ERASED_ROUTING
+from events.log import EventLog
+from events.subjects import ERASED
 from services.erasure import CompanyKeyKeeper
 from services.worker.memo import Memo
-from tests.events.test_sealing import MASTER, company
+from tests.events.test_sealing import MASTER, company, erased
 
 SUBJECT = "commands.{org}.create_user"
 
@@ -36,15 +35,6 @@ async def owner(store: KeyStore) -> Owner:
     made = Owner(new_id(), new_id())
     await store.create(made)
     return made
-
-
-def erased(owner: Owner) -> Decision:
-    """The decision that erases a company."""
-    return Decision(
-        org_id=owner.org_id, kind=COMPANY, aggregate_id=owner.company_id, version=2, routing=ERASED_ROUTING,
-        decision_id=decision_id(), at=datetime.now(UTC), actor=SERVICE_ACTOR, company_id=owner.company_id,
-        events=(CompanyErased(originator_id=owner.company_id, originator_version=2),),
-    )  # fmt: skip
 
 
 async def test_a_service_finishes_at_its_start_what_another_one_began(
