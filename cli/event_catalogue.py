@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from events.mapper import CATALOGUE, ENVELOPE_VERSION
+from events.mapper import CATALOGUE, ENVELOPE_VERSION, PACKED, SEALED_VERSION
 from events.model import STATE_FIELDS_EXCLUDED, Event
 
 HEAD = f"""# Events
@@ -29,6 +29,19 @@ version N that is read by later code is upcast to today's version; the topic nev
 | `request` | the HTTP request's id, or null |
 | `digest` | SHA-256 of the command's body, or null |
 | `events` | a list of `topic` and `state`; `state.class_version` where it is above 1 |
+
+## Envelope (version {SEALED_VERSION}): sealed for its company
+
+As version {ENVELOPE_VERSION}, with `digest` null, and in the place of `events`:
+
+| field | what |
+|---|---|
+| `key` | the generation of the company's key |
+| `sealed` | SHA-256 (hex) of the plaintext: 32 random bytes, then the JSON object of `digest` and `events` |
+| `packed` | `{PACKED}` when what was encrypted is the plaintext's Zstandard frame; else absent |
+| `box` | the last field, base64: a nonce of 12 bytes, then AES-256-GCM |
+
+The associated data of the encryption: the subject, a line feed, and all bytes of the body before `,"box"`.
 """
 
 

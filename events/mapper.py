@@ -5,9 +5,9 @@ A stored message is one JSON object: the envelope of the decision, and under `ev
 
 Envelope version 2 is that of a decision which is sealed for its company. `events` and `digest` are in `box`, the last
 field: base64 of nonce ‖ AES-256-GCM(salt ‖ JSON), with the subject and all of the envelope before `box` as associated
-data; `key` is the generation of the company's key, and `sealed` SHA-256(salt ‖ JSON). Whoever is given salt and JSON
-can check them against the log; once the key is destroyed, the 32 random bytes of salt are gone too: no guess can be
-tried.
+data; `key` is the generation of the company's key, and `sealed` SHA-256(salt ‖ JSON). With `packed` in the envelope,
+what was encrypted is the Zstandard frame of salt ‖ JSON. Whoever is given salt and JSON can check them against the log;
+once the key is destroyed, the 32 random bytes of salt are gone too: no guess can be tried.
 """
 
 import base64
@@ -28,11 +28,13 @@ from events.errors import PoisonedMessageError
 from events.keyring import Keyring
 from events.keys import CompanyKeys, Owner
 from events.model import STATE_FIELDS_EXCLUDED, Decision, Event
+from events.packing import pack, unpack
 from events.subjects import BOX, SEALED_PREFIX, Address
 
 ENVELOPE_VERSION = 1
 SEALED_VERSION = 2
 SALT_BYTES = 32
+PACKED = "zstd"
 
 CATALOGUE: tuple[type[Event], ...] = tuple(
     kind
@@ -116,8 +118,10 @@ def encode_decision(decision: Decision, subject: str = "", keys: CompanyKeys | N
     generation, key = keys.current
     plaintext = os.urandom(SALT_BYTES) + orjson.dumps({"digest": decision.digest, "events": events})
     sealed = {"digest": None, "key": generation, "sealed": sha256(plaintext).hexdigest()}
+    if packed := pack(plaintext):
+        sealed["packed"] = PACKED
     head = orjson.dumps({**_envelope(decision, SEALED_VERSION), **sealed})[:-1]
-    box = base64.b64encode(key.seal(plaintext, _context(subject, head)))
+    box = base64.b64encode(key.seal(packed or plaintext, _context(subject, head)))
     return b"".join((head, BOX, box, b'"}'))
 
 
@@ -185,6 +189,12 @@ def open_body(
         return envelope, None
     sealed = base64.b64decode(box[:-2], validate=True)
     plaintext = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
+    if "packed" in envelope:
+        if envelope["packed"] != PACKED:
+            raise PoisonedMessageError(
+                f"What is sealed at {subject} is packed in the unknown way {envelope['packed']!r}."
+            )
+        plaintext = unpack(plaintext)
     if sha256(plaintext).hexdigest() != envelope["sealed"]:
         raise PoisonedMessageError(f"What is sealed at {subject} is not what its envelope says.")
     inside = orjson.loads(plaintext[SALT_BYTES:])
