@@ -1,80 +1,79 @@
-"""`as_of` against a plain query: runs/get and step_results/list, p50 and p95, on the running system's own runs.
+"""`as_of` against a plain query: runs/get and step_results/list, p50 and p95, over HTTP.
 
-    python -m bench.as_of [--runs 200] [--json]
+    python -m bench.as_of [--runs 500] [--json]
 
-Three questions of the same runs: as they are; as of the log's end (nothing changed since: no history is read); and as
-of the position at which each began (its history is read and folded). One caller, one connection, in turn.
+A system of its own does so many runs of five steps (bench.pipeline). Then three questions of each of them, in turn, by
+one caller over one connection: as it is; as of the log's end (nothing changed since, so that no history is read); and
+as of the position at which it began (its history is read and folded).
 """
 
 import argparse
 import json
-import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from cli import credentials
-from cli.api import Api
-from cli.system import running_endpoints
-from events.settings import Settings
+import uvloop
+
+from bench.meter import percentile
+from bench.pipeline import Client, drive, running
+
+INFLIGHT = 64
+PAGE = 200
 
 
-def main() -> None:
-    """The entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    settings = Settings()
-    own = credentials.load(settings.home)
-    assert own is not None, "run `dex up` first"
-    api = Api(running_endpoints(settings).gateway_url, own.token)
-    found = measure(api, _runs(api, arguments.runs))
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    for name, figures in found.items():
-        print(f"{name:<44} {figures}")
+async def measure(runs: int, home: Path) -> dict[str, Any]:
+    """Times in ms, by endpoint and question."""
+    async with running(home, "create") as (client, _system):
+        await drive(client.run_one, runs, INFLIGHT)
+        done = await listed(client, runs)
+        end = max(run["last_position"] for run in done)
+        found: dict[str, Any] = {"runs": len(done)}
+        for endpoint in ("runs/get", "step_results/list"):
+            times_ms: dict[str, list[float]] = {"plain": [], "as_of_end": [], "as_of_begin": []}
+            for run in done:  # the questions in turn, so that all see the same machine
+                asked = {"plain": {}, "as_of_end": {"as_of": end}, "as_of_begin": {"as_of": run["position"]}}
+                for name, moment in asked.items():
+                    times_ms[name].append(await time_ms(client, endpoint, {"run_id": run["run_id"], **moment}))
+            for name, times in times_ms.items():
+                found[f"{endpoint} {name}"] = {
+                    "p50_ms": round(percentile(times, 50), 2),
+                    "p95_ms": round(percentile(times, 95), 2),
+                }
+        return found
 
 
-def _runs(api: Api, wanted: int) -> list[dict[str, Any]]:
+async def listed(client: Client, wanted: int) -> list[dict[str, Any]]:
     """The newest runs."""
     runs: list[dict[str, Any]] = []
     cursor = None
     while len(runs) < wanted:
-        page = api.call("runs/list", {"limit": 200, "cursor": cursor})
+        page = await client.post("runs/list", {"limit": PAGE, "cursor": cursor})
         runs += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
             break
-    assert runs, "there are no runs: run `dex demo`, or bench.pipeline, first"
+    assert len(runs) >= wanted, f"{len(runs)} runs instead of {wanted}"
     return runs[:wanted]
 
 
-def measure(api: Api, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Times in ms, by question."""
-    end = max(run["last_position"] for run in runs)
-    questions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "plain": lambda _: {},
-        "as of the end": lambda _: {"as_of": end},
-        "as of its beginning": lambda run: {"as_of": run["position"]},
-    }
-    found: dict[str, Any] = {"runs": len(runs)}
-    for endpoint in ("runs/get", "step_results/list"):
-        for name, body in questions.items():
-            times = [_time_ms(api, endpoint, {"run_id": run["run_id"], **body(run)}) for run in runs]
-            ordered = sorted(times)
-            found[f"{endpoint} {name}"] = {
-                "p50_ms": round(statistics.median(ordered), 2),
-                "p95_ms": round(ordered[int(len(ordered) * 0.95)], 2),
-            }
-    return found
-
-
-def _time_ms(api: Api, endpoint: str, body: dict[str, Any]) -> float:
+async def time_ms(client: Client, endpoint: str, body: dict[str, Any]) -> float:
+    """One question."""
     began_s = time.perf_counter()
-    api.call(endpoint, body)
+    await client.post(endpoint, body)
     return (time.perf_counter() - began_s) * 1000
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dex-bench-") as folder:
+        found = uvloop.run(measure(arguments.runs, Path(folder)))
+    print(json.dumps(found) if arguments.json else "\n".join(f"{name:<32} {value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

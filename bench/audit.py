@@ -1,56 +1,45 @@
-"""What proving the history costs: `python -m bench.audit --events 1000000 --json`.
+"""What keeping and proving the history costs: `python -m bench.audit --events 1000000 --json`.
 
-Typical runs (bench.rebuild) are written into the archive's table as the archiver writes them. Then, each in a process
-of its own, so that its memory can be read: the orgs' trees are built from it, inclusion proofs of decisions at random
-are made one after another, the history of the largest org is exported, and the file is verified. All without HTTP.
+A log of typical runs (bench.rebuild) is archived, as after a long pause, and compared with the archive. Then typical
+runs are written into an archive's table as the archiver writes them; the orgs' trees are built from it, inclusion
+proofs of decisions at random are made one after another, the history of the largest org is exported, and the file is
+verified: without HTTP, each in a process of its own, so that its memory can be read. Last, over HTTP: `as_of` against
+plain queries (bench.as_of), and bench.pipeline with encryption and without, in turn.
 """
 
 import argparse
 import asyncio
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-import psutil
 import uvloop
-from pydantic import SecretStr
 
-from bench.memory import peak_bytes
-from bench.meter import percentile
+from bench.audit_parts import Figures, settings_of
 from bench.rebuild import START, servers, typical_payload, typical_run
-from cli.auditing import verify_file
+from bench.rebuild import fill as fill_log
 from events.archive import ArchiveHead
-from events.audit import merkle
-from events.audit.checkpoint import AuditKey
+from events.connection import connect
 from events.follow import Followed
 from events.ids import new_id
 from events.logging import configure_logging
 from events.mapper import encode_decision
-from events.settings import Settings
-from gateway.exports.audit import Part, export_lines
 from migrations.database import migrate
+from migrations.streams import migrate_streams
 from projections.archive.archiver import ENSURE_PARTITION, insert, move_head
 from projections.archive.rows import rows_of
-from projections.archive.trees import TreeBuilder
 from projections.database import create_pool
-from projections.queries import audit
-from projections.queries.audit import TreeNodes
-from projections.queries.reader import Reader, Scope
 
 ORGS = 10
 BATCH = 5000
-PROOFS = 2000
 EPOCH = "bench"
-SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-
-Figures = dict[str, Any]
+EVENTS_PER_RUN = 9
+PAIRS = 3
 
 
 def messages(events: int, payload_bytes: int) -> Iterator[tuple[Followed, int, str]]:
@@ -82,7 +71,7 @@ async def fill(dsn: str, events: int, payload_bytes: int) -> Figures:
     made: dict[str, int] = {}
     batch: list[Followed] = []
     size_bytes, head = 0, ArchiveHead(EPOCH)
-    async with await create_pool(_settings(dsn)) as pool:
+    async with await create_pool(settings_of(dsn)) as pool:
 
         async def write(head: ArchiveHead) -> ArchiveHead:
             rows, chain = rows_of(batch, head.chain)
@@ -115,91 +104,39 @@ async def fill(dsn: str, events: int, payload_bytes: int) -> Figures:
     }
 
 
-async def build_trees(arguments: argparse.Namespace) -> Figures:
-    """Build all trees, and nothing else."""
-    async with await create_pool(_settings(arguments.database_url)) as pool:
-        builder = TreeBuilder(pool, AuditKey.of(SECRET, "bench.example"))
-        began_s, added = time.perf_counter(), 0
-        while count := await builder.step():
-            added += count
-        return {"seconds": time.perf_counter() - began_s, "decisions": added}
+async def archived(arguments: argparse.Namespace) -> Figures:
+    """A log in NATS, archived as after a long pause, and checked."""
+    async with servers() as where:
+        await migrate(where.database_url)
+        connection = await connect([where.nats_url], "bench")
+        try:
+            await migrate_streams(connection, replicas=1)
+            payload = typical_payload(arguments.payload_bytes)
+            _, events = await fill_log(connection, arguments.log_events // EVENTS_PER_RUN, payload)
+        finally:
+            await connection.close()
+        given = ["--database-url", where.database_url, "--nats-url", where.nats_url]
+        found = await asyncio.to_thread(in_a_process, "bench.audit_parts", "archive", *given)
+    return {
+        "archive_events_per_s": round(events / found["seconds"]),
+        "archive_decisions_per_s": round(found["decisions"] / found["seconds"]),
+        "check_decisions_per_s": round(found["decisions"] / found["check_seconds"]),
+        "archive_peak_mb": found["peak_mb"],
+    }
 
 
-async def prove(arguments: argparse.Namespace) -> Figures:
-    """Inclusion proofs, one after another."""
-    chosen, times_ms = random.Random(11), []
-    async with await create_pool(_settings(arguments.database_url)) as pool:
-        reader, scope = Reader(pool), Scope(arguments.org)
-        tree = await audit.tree(reader, scope)
-        positions = [
-            row["position"]
-            for row in await reader.rows(
-                scope, "SELECT position FROM data_engine.org_leaves WHERE org_id = $1::uuid", arguments.org
-            )
-        ]
-        for _ in range(PROOFS):
-            began_s = time.perf_counter()
-            leaf = await audit.leaf_at(reader, scope, chosen.choice(positions))
-            assert leaf is not None
-            nodes = TreeNodes(reader, scope, tree.size)
-            await nodes.proofs([merkle.inclusion_ranges(leaf["leaf_index"], tree.size)])
-            times_ms.append((time.perf_counter() - began_s) * 1000)
-    return {"p50_ms": percentile(times_ms, 50), "p99_ms": percentile(times_ms, 99)}
-
-
-async def export(arguments: argparse.Namespace) -> Figures:
-    """The history of one org into a file."""
-
-    async def allowed() -> None:
-        return None
-
-    async with await create_pool(_settings(arguments.database_url)) as pool:
-        reader, scope = Reader(pool), Scope(arguments.org)
-        tree = await audit.tree(reader, scope)
-        part = Part({"kind": "all"}, scope, 0, tree.position, None, (0, tree.size))
-        began_s = time.perf_counter()
-        with Path(arguments.file).open("wb") as file:
-            async for lines in export_lines(reader, tree, part, [], allowed):
-                file.write(lines)
-        seconds = time.perf_counter() - began_s
-    assert tree.note is not None
-    Path(f"{arguments.file}.note").write_text(tree.note)
-    return {"seconds": seconds, "size_bytes": Path(arguments.file).stat().st_size}
-
-
-async def verify(arguments: argparse.Namespace) -> Figures:
-    """Verify the file, as `dex audit verify` does."""
-    began_s = time.perf_counter()
-    note, key = f"{arguments.file}.note", str(AuditKey.of(SECRET, "bench.example").verifier())
-    report = verify_file(Path(arguments.file), note, key, [], quiet=True)
-    if not report.ok:
-        raise SystemExit(f"The export does not hold: {report.finding}")
-    return {"seconds": time.perf_counter() - began_s, "decisions": report.decisions}
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, Figures]]] = {
-    "trees": build_trees,
-    "prove": prove,
-    "export": export,
-    "verify": verify,
-}
-
-
-async def measure(arguments: argparse.Namespace) -> Figures:
-    """Everything in turn."""
-    async with servers(arguments) as where:
+async def proved(arguments: argparse.Namespace) -> Figures:
+    """Trees, inclusion proofs, export and verification."""
+    async with servers() as where:
         await migrate(where.database_url)
         filled = await fill(where.database_url, arguments.events, arguments.payload_bytes)
         with tempfile.TemporaryDirectory(prefix="bench-audit") as folder:
-            given = [
-                "--database-url",
-                where.database_url,
-                "--org",
-                filled["org_id"],
-                "--file",
-                f"{folder}/export.ndjson",
-            ]
-            parts = {name: await asyncio.to_thread(_in_a_process, name, given) for name in PARTS}
+            given = ["--database-url", where.database_url, "--org", filled["org_id"]]
+            given += ["--file", f"{folder}/export.ndjson"]
+            parts = {
+                name: await asyncio.to_thread(in_a_process, "bench.audit_parts", name, *given)
+                for name in ("trees", "prove", "export", "verify")
+            }
     trees, exported, verified = parts["trees"], parts["export"], parts["verify"]
     rate, org_rate = filled["events"] / filled["decisions"], filled["org_events"] / filled["org_decisions"]
     return {
@@ -216,35 +153,49 @@ async def measure(arguments: argparse.Namespace) -> Figures:
     }
 
 
-def _in_a_process(name: str, given: list[str]) -> Figures:
-    command = [sys.executable, "-m", "bench.audit", "--part", name, *given]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+def encryption(runs: int) -> Figures:
+    """bench.pipeline with encryption and without, in turn: step executions a second of each, medians of PAIRS."""
+    rates: dict[str, list[float]] = {"encrypted": [], "plain": []}
+    for _ in range(PAIRS):
+        for name, flag in (("encrypted", []), ("plain", ["--plain"])):
+            given = ["--work", "W2", "--n", str(runs), "--json", *flag]
+            rates[name].append(in_a_process("bench.pipeline", *given)["steps_per_s"])
+    medians = {name: statistics.median(rate) for name, rate in rates.items()}
+    return {
+        "steps_per_s": rates,
+        "encrypted_to_plain": round(medians["encrypted"] / medians["plain"], 3),
+    }
+
+
+async def measure(arguments: argparse.Namespace) -> Figures:
+    """Everything in turn."""
+    return {
+        **await archived(arguments),
+        **await proved(arguments),
+        "as_of": await asyncio.to_thread(in_a_process, "bench.as_of", "--runs", str(arguments.runs), "--json"),
+        **await asyncio.to_thread(encryption, 3 * arguments.runs),
+    }
+
+
+def in_a_process(module: str, *given: str) -> Figures:
+    """What a benchmark prints, which has its memory for itself."""
+    done = subprocess.run([sys.executable, "-m", module, *given], stdout=subprocess.PIPE, check=True)
     found: Figures = json.loads(done.stdout)
     return found
 
 
-def _settings(dsn: str) -> Settings:
-    return Settings(_env_file=None, database_url=SecretStr(dsn))  # type: ignore[call-arg]
-
-
 def main() -> None:
     """Print the figures, as one line of JSON with --json."""
-    parser = argparse.ArgumentParser(description="What proving the history costs.")
-    parser.add_argument("--events", type=int, default=1_000_000)
+    parser = argparse.ArgumentParser(description="What keeping and proving the history costs.")
+    parser.add_argument("--events", type=int, default=1_000_000, help="in the archive that is proved")
+    parser.add_argument("--log-events", type=int, default=300_000, help="in the log that is archived")
+    parser.add_argument(
+        "--runs", type=int, default=500, help="asked `as_of`; three times as many with and without keys"
+    )
     parser.add_argument("--payload-bytes", type=int, default=300, help="size of each batch of records")
-    parser.add_argument("--database-url", help="an empty database; an embedded server without")
-    parser.add_argument("--nats-url", help="not used")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
-    parser.add_argument("--org", help=argparse.SUPPRESS)
-    parser.add_argument("--file", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     configure_logging("warning", "text", "bench")
-    if arguments.part is not None:
-        found = uvloop.run(PARTS[arguments.part](arguments))
-        found["peak_mb"] = round(peak_bytes(psutil.Process()) / 2**20, 1)
-        print(json.dumps(found))
-        return
     found = uvloop.run(measure(arguments))
     print(json.dumps(found) if arguments.json else "\n".join(f"{name:24}{value}" for name, value in found.items()))
 

@@ -12,7 +12,8 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,30 @@ async def drive(run_one: RunOne, runs: int, inflight: int) -> tuple[Meter, list[
     return meter, latencies
 
 
-async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """Start a system of its own, drive it, and gather the figures."""
+@asynccontextmanager
+async def running(home: Path, awaiting: str, *, encrypted: bool = True) -> AsyncIterator[tuple[Client, System]]:
+    """A system of its own, with a client that has an org, a company and the blueprint."""
     settings = Settings(home=home, port=0, step_modules=("bench.steps",), log_level="warning")
-    system = System(settings, lambda _name, _what: None)
+    system = System(settings, lambda _name, _what: None, makes_keys=encrypted)
     endpoints = await system.start()
-    nats = await connect([endpoints.nats_url], "bench")
     try:
         org = await create_org([endpoints.nats_url], endpoints.database_url, "Bench", f"{uuid.uuid4()}@example.com")
         headers = {"Authorization": f"Bearer {org.token}"}
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(endpoints.gateway_url, connector=connector, headers=headers) as http:
-            client = Client(http, arguments.awaiting)
+            client = Client(http, awaiting)
             await client.prepare()
+            yield client, system
+    finally:
+        await system.stop()
+
+
+async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
+    """Start a system, drive it, and gather the figures."""
+    async with running(home, arguments.awaiting, encrypted=not arguments.plain) as (client, system):
+        assert system.endpoints is not None
+        nats = await connect([system.endpoints.nats_url], "bench")
+        try:
             inflight = 1 if arguments.work == "W1" else arguments.inflight
             await drive(client.run_one, max(WARMUP_RUNS, inflight * 4), inflight)
             sessions = {name: running.pid for name, running in system.supervisor.processes.items()}
@@ -120,9 +132,8 @@ async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
             meter, latencies = await drive(client.run_one, arguments.n, inflight)
             appended = (await EventLog(nats).state()).last_position - before
             processor = {name: now - used[name] for name, now in processor_ms(sessions).items()}
-    finally:
-        await nats.close()
-        await system.stop()
+        finally:
+            await nats.close()
     figures = report(arguments, meter, latencies, appended)
     return figures | {"cpu_ms_per_run": {name: round(ms / arguments.n, 2) for name, ms in processor.items()}}
 
@@ -130,6 +141,8 @@ async def measure(arguments: argparse.Namespace, home: Path) -> dict[str, Any]:
 def report(arguments: argparse.Namespace, meter: Meter, latencies: list[float], appended: int) -> dict[str, Any]:
     """The figures of one measurement."""
     figures: dict[str, Any] = {"peer": "data-engine-x", "work": arguments.work, "n": arguments.n}
+    if arguments.plain:
+        figures["encrypted"] = False
     milliseconds = [latency * 1000 for latency in latencies]
     figures |= {
         "inflight": 1 if arguments.work == "W1" else arguments.inflight,
@@ -151,6 +164,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="measured runs")
     parser.add_argument("--inflight", type=int, default=64, help="W2 only")
     parser.add_argument("--awaiting", choices=["create", "get"], default="create", help="which call waits for the end")
+    parser.add_argument("--plain", action="store_true", help="without encryption, to see what it costs")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dex-bench-") as folder:

@@ -60,10 +60,10 @@ class Servers:
 
 
 @asynccontextmanager
-async def servers(arguments: argparse.Namespace) -> AsyncIterator[Servers]:
-    """Those that the arguments name, or fresh embedded ones that are gone afterwards."""
-    if arguments.database_url and arguments.nats_url:
-        yield Servers(arguments.database_url, arguments.nats_url)
+async def servers(database_url: str | None = None, nats_url: str | None = None) -> AsyncIterator[Servers]:
+    """Those that are named, or fresh embedded ones that are gone afterwards."""
+    if database_url and nats_url:
+        yield Servers(database_url, nats_url)
         return
     with tempfile.TemporaryDirectory(prefix="bench") as folder_name:
         home = Path(folder_name)
@@ -176,7 +176,7 @@ def figures(decisions: int, events: int, projector_s: float, results: list[Rebui
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fill a log, project it, rebuild from it."""
-    async with servers(arguments) as where:
+    async with servers(arguments.database_url, arguments.nats_url) as where:
         await migrate(where.database_url)
         settings = Settings(  # type: ignore[call-arg]
             _env_file=None,

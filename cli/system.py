@@ -69,10 +69,15 @@ class Endpoints:
 
 
 class System:
-    """A running system; made by `start`, ended by `stop`."""
+    """A running system; made by `start`, ended by `stop`.
 
-    def __init__(self, settings: Settings, on_event: OnEvent) -> None:
+    With `makes_keys` False no master key is made where the settings have none: nothing is encrypted then, which is for
+    measuring what encryption costs.
+    """
+
+    def __init__(self, settings: Settings, on_event: OnEvent, *, makes_keys: bool = True) -> None:
         self._settings = settings
+        self._makes_keys = makes_keys
         self._folder = embedded.DataFolder(settings.home)
         self.supervisor = Supervisor(state_path(settings.home), on_event)
         self.endpoints: Endpoints | None = None
@@ -123,7 +128,7 @@ class System:
             config = await asyncio.to_thread(embedded.prepare, home)
             if settings.tenant_key is None:
                 self._settings = self._settings.model_copy(update={"tenant_key": SecretStr(config.tenant_key)})
-            if settings.master_keys is None:
+            if settings.master_keys is None and self._makes_keys:
                 self._settings = self._settings.model_copy(update={"master_keys": SecretStr(config.master_keys)})
             if settings.audit_key is None:
                 self._settings = self._settings.model_copy(update={"audit_key": SecretStr(config.audit_key)})
