@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.render import console, print_json
+from cli.scrubbing import scrub_and_show
 from cli.shell import AsJson, run, running_settings
 from events.administration import COMPANY
 from events.connection import connect
@@ -39,6 +40,24 @@ def rotate(
 ) -> None:
     """Give a company a new key for what comes from now on; a first one, if it has none. Older ones still open."""
     _show({"generation": run(_rotate(running_settings(), Owner(org_id, company_id)))}, as_json=as_json)
+
+
+@keys_app.command("scrub")
+def scrub(
+    lock_timeout_s: Annotated[
+        float, typer.Option(min=0.01, help="How long to wait for a table's lock at a time; others queue meanwhile.")
+    ] = 2.0,
+    wait_s: Annotated[
+        float, typer.Option(min=0, help="How long to try a table that is in use, or seen by others.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what erased companies left in Postgres's own files: dead rows, statistics, WAL, copies of read models.
+
+    Each read model is rewritten under a lock. Exit code 1 when something is left, which is named.
+    """
+    clean = run(scrub_and_show(running_settings(), lock_timeout_s=lock_timeout_s, wait_s=wait_s, as_json=as_json))
+    raise typer.Exit(0 if clean else 1)
 
 
 async def _status(settings: Settings) -> dict[str, Any]:

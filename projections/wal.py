@@ -1,0 +1,73 @@
+"""The write-ahead log's old bytes: ended by a switch, freed by a checkpoint, overwritten as the log goes on.
+
+A checkpoint removes segments that are no longer needed, or renames them to be used again with their old content in
+them. What follows a switch in its segment is written as zeros. So going through all segments that were there after a
+checkpoint leaves nothing of before it. (PostgreSQL, xlog.c: RemoveOldXlogFiles, CopyXLogRecordToWAL.)
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import asyncpg
+
+SEGMENTS = "SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' ORDER BY name"
+WRITE = "SELECT pg_logical_emit_message(false, 'data-engine-x', 'so that there is something to switch from')"
+CURRENT = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+SWITCH = "SELECT pg_switch_wal()"
+HOLDING = """
+SELECT format('the replication slot %s', slot_name) AS what FROM pg_replication_slots WHERE restart_lsn IS NOT NULL
+UNION ALL SELECT 'wal_keep_size' FROM pg_settings WHERE name = 'wal_keep_size' AND setting <> '0'
+UNION ALL SELECT 'the archiver (archive_mode), which has not archived them yet' FROM pg_settings
+WHERE name = 'archive_mode' AND setting <> 'off'
+"""
+
+
+class Found(Protocol):
+    """Where it is told what came of it."""
+
+    wal_segments: int
+    left: list[str]
+
+
+async def overwrite_wal(database: asyncpg.Connection, found: Found, show: Callable[[str, int, int], None]) -> None:
+    """Leave nothing in the server's WAL files of what was logged before this call.
+
+    Writes as much as there are WAL files. Needs what a superuser may: CHECKPOINT (pg_checkpoint), pg_ls_waldir
+    (pg_monitor), pg_switch_wal; without it the fact is told in `found.left`.
+    """
+    try:
+        ended = await _end_segment(database)
+        await database.execute("CHECKPOINT")
+        names = [row["name"] for row in await database.fetch(SEGMENTS)]
+    except asyncpg.InsufficientPrivilegeError as error:
+        found.left.append(
+            f"The WAL files of the server hold the rows until they are used again ({error}). Run this as a superuser, "
+            "or wait: they go with the checkpoints that follow, and with your provider's retention of WAL and backups."
+        )
+        return
+    if kept := [name for name in names if name <= ended]:
+        holders = ", ".join(row["what"] for row in await database.fetch(HOLDING)) or "a checkpoint that is under way"
+        found.left.append(
+            f"{len(kept)} WAL files, up to {ended}, are kept for {holders}. Run this again when that is gone."
+        )
+    of = sum(name > ended for name in names)
+    while (current := await _current(database)) <= names[-1]:
+        show("overwriting WAL files", min(found.wal_segments, of), of)
+        await database.execute(SWITCH)
+        found.wal_segments += 1
+        assert current < await _current(database), "a switch ends a segment"
+
+
+async def _end_segment(database: asyncpg.Connection) -> str:
+    """End the segment that is being written; its name."""
+    name = await _current(database)
+    await database.execute(SWITCH)
+    await database.execute(WRITE)
+    return name
+
+
+async def _current(database: asyncpg.Connection) -> str:
+    """The segment that is being written, of which something is written."""
+    await database.execute(WRITE)
+    name: str = await database.fetchval(CURRENT)
+    return name
