@@ -2,7 +2,7 @@
 
 A row that is deleted stays in its page until the table is rewritten, a value that was frequent in pg_statistic, and
 both in the write-ahead log. So, in this order: copies of the read models that an operator made, the tables (VACUUM
-FULL), the statistics, the WAL (projections/wal.py). Whatever could not be reached is told, with what to do.
+FULL), the statistics, the WAL (projections/server_files.py). Whatever could not be reached is told, with what to do.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from projections.database import Database
 from projections.generations import in_service
 from projections.moment import MARK
 from projections.rebuild import SHADOW_SCHEMA
-from projections.wal import overwrite_wal
+from projections.server_files import overwrite_wal, tell_orphans
 
 RETRY_S = 0.5
 
@@ -42,9 +42,8 @@ CLEAR_STATISTICS = """
 SELECT pg_catalog.pg_clear_attribute_stats(schemaname, tablename, attname, inherited) FROM pg_stats
 WHERE schemaname = $1 AND tablename = $2
 """
-EMPTY_WITH_STATISTICS = """
-SELECT c.relname FROM pg_class c JOIN pg_statistic s ON s.starelid = c.oid
-WHERE c.oid = $1::regclass AND c.relpages = 0 LIMIT 1
+IS_EMPTY_WITH_STATISTICS = """
+SELECT EXISTS (SELECT FROM pg_stats WHERE schemaname = $1 AND tablename = $2) AND NOT EXISTS (SELECT FROM {table})
 """
 
 
@@ -144,6 +143,7 @@ class _Scrubbing:
             await self._forget(schema, erased)
         await self._rewrite_tables([pair for schema in schemas for pair in await self._tables(schema)])
         await overwrite_wal(self._db, result, self._show)
+        await tell_orphans(self._db, result)
         await self._look_elsewhere()
         return result
 
@@ -172,27 +172,31 @@ class _Scrubbing:
             self._show(f"rewriting {schema}.{name}", number, len(tables) + 1)
             try:
                 await self._rewrite(table, "FULL, VERBOSE, ANALYZE", clears=(schema, name) if clears else None)
-                if not clears and await self._db.fetchval(EMPTY_WITH_STATISTICS, table):
-                    self._result.left.append(
-                        f"{table} is empty, so that ANALYZE left what pg_statistic has of it; run this again later."
-                    )
+                if not clears:
+                    await self._tell_statistics(schema, name, table)
             except asyncpg.UndefinedTableError:
                 continue  # a copy that was dropped meanwhile
         self._show("rewriting pg_statistic", len(tables), len(tables) + 1)
         await self._rewrite("pg_catalog.pg_statistic", "FULL, VERBOSE")
+
+    async def _tell_statistics(self, schema: str, name: str, table: str) -> None:
+        """Before PostgreSQL 18, what is known of a table goes when there are rows to know something else of."""
+        if await self._db.fetchval(IS_EMPTY_WITH_STATISTICS.replace("{table}", table), schema, name):
+            self._result.left.append(
+                f"{schema}.{name} is empty, so that ANALYZE left what pg_statistic has of it. Run this again once it "
+                "has rows."
+            )
 
     async def _rewrite(self, table: str, options: str, clears: tuple[str, str] | None = None) -> None:
         """VACUUM FULL, again until nobody's old snapshot made the server keep deleted rows, or the time is up."""
         before_bytes, began_s = await self._db.fetchval(SIZE, table), time.monotonic()
         while (why := await self._vacuum(table, options, clears)) is not None:
             if time.monotonic() - began_s >= self._wait_s:
-                self._result.left.append(f"{table}: {why}")
+                self._result.left.append(f"{_plain(table)}: {why}")
                 return
             await asyncio.sleep(RETRY_S)  # the pause between two attempts
         after_bytes = await self._db.fetchval(SIZE, table)
-        self._result.tables.append(
-            Rewritten(table.replace('"', ""), before_bytes, after_bytes, time.monotonic() - began_s)
-        )
+        self._result.tables.append(Rewritten(_plain(table), before_bytes, after_bytes, time.monotonic() - began_s))
 
     async def _vacuum(self, table: str, options: str, clears: tuple[str, str] | None) -> str | None:
         """Why the table may still have deleted rows; None when it has none."""
@@ -236,3 +240,7 @@ class _Scrubbing:
             tell("The server logs statements with their values: set log_parameter_max_length = 0, and see to its logs.")
         if setting["log_error_verbosity"] != "terse":
             tell("The server's log may quote rows that it refused: set log_error_verbosity = terse.")
+
+
+def _plain(table: str) -> str:
+    return table.replace('"', "")

@@ -1,6 +1,6 @@
-"""The write-ahead log's old bytes: ended by a switch, freed by a checkpoint, overwritten as the log goes on.
+"""What is in PostgreSQL's files beside its tables: the write-ahead log's old bytes, and files that no table owns.
 
-A checkpoint removes segments that are no longer needed, or renames them to be used again with their old content in
+A checkpoint removes WAL segments that are no longer needed, or renames them to be used again with their old content in
 them. What follows a switch in its segment is written as zeros. So going through all segments that were there after a
 checkpoint leaves nothing of before it. (PostgreSQL, xlog.c: RemoveOldXlogFiles, CopyXLogRecordToWAL.)
 """
@@ -19,6 +19,18 @@ SELECT format('the replication slot %s', slot_name) AS what FROM pg_replication_
 UNION ALL SELECT 'wal_keep_size' FROM pg_settings WHERE name = 'wal_keep_size' AND setting <> '0'
 UNION ALL SELECT 'the archiver (archive_mode), which has not archived them yet' FROM pg_settings
 WHERE name = 'archive_mode' AND setting <> 'off'
+"""
+
+# What a crash left of a table that was being made: nobody reads it, and nobody removes it.
+ORPHANS = """
+WITH here AS (
+    SELECT 'base/' || oid AS folder FROM pg_database
+    WHERE datname = current_database() AND dattablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'pg_default')
+)
+SELECT folder || '/' || file AS name FROM here, pg_ls_dir(folder) AS file
+WHERE file ~ '^[0-9]+([._]|$)' AND pg_filenode_relation(0, substring(file FROM '^[0-9]+')::oid) IS NULL
+  AND (pg_stat_file(folder || '/' || file, true)).size > 0
+ORDER BY 1
 """
 
 
@@ -71,3 +83,16 @@ async def _current(database: asyncpg.Connection) -> str:
     await database.execute(WRITE)
     name: str = await database.fetchval(CURRENT)
     return name
+
+
+async def tell_orphans(database: asyncpg.Connection, found: Found) -> None:
+    """Tell of files that no table owns. Silent for who may not list them: `overwrite_wal` has said so."""
+    try:
+        names = [row["name"] for row in await database.fetch(ORPHANS)]
+    except asyncpg.InsufficientPrivilegeError:
+        return
+    if names:
+        found.left.append(
+            f"{len(names)} files of the database belong to no table ({', '.join(names[:5])}…): a transaction is making "
+            "one, or a crash left them. Run this again; if they stay, stop PostgreSQL and remove them."
+        )
