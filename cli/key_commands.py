@@ -10,8 +10,8 @@ from cli.scrubbing import scrub_and_show
 from cli.shell import AsJson, run, running_settings
 from events.administration import COMPANY
 from events.connection import connect
-from events.errors import NotFoundError
-from events.key_store import KeyDocument
+from events.errors import NotFoundError, UnavailableError, VersionConflictError
+from events.key_store import KeyDocument, KeyStore
 from events.keyring import Keyring, required_store
 from events.keys import Owner
 from events.log import EventLog
@@ -81,12 +81,32 @@ async def _documents(settings: Settings) -> list[KeyDocument]:
 
 
 async def _rewrap(settings: Settings) -> int:
+    """How many were wrapped. Raises UnavailableError, after all others are, when some cannot be unwrapped."""
     connection = await connect(settings.nats_servers, "dex")
+    rewrapped, failures = 0, []
     try:
         store = required_store(connection, settings)
-        return sum([await store.rewrap(document) async for document in store.documents()])
+        async for document in store.documents():
+            try:
+                rewrapped += await _rewrap_one(store, document)
+            except UnavailableError as error:
+                failures.append(error.message)
     finally:
         await connection.close()
+    if failures:
+        raise UnavailableError(
+            f"{rewrapped} companies' keys were wrapped by the first master key; {len(failures)} could not be, and are "
+            f"as they were. The first: {failures[0]} Keep the old master keys in the setting, and run this again."
+        )
+    return rewrapped
+
+
+async def _rewrap_one(store: KeyStore, document: KeyDocument) -> bool:
+    while True:
+        try:
+            return await store.rewrap(document)
+        except VersionConflictError:  # rotated or erased in this moment
+            document = await store.read(document.owner)
 
 
 async def _rotate(settings: Settings, owner: Owner) -> int:

@@ -85,8 +85,12 @@ class KeyStore:
         return len(document.generations) + 1
 
     async def rewrap(self, document: KeyDocument) -> bool:
-        """Wrap a company's keys by the present master key; whether there was any to wrap."""
+        """Wrap a company's keys by the present master key; whether there was any to wrap. Raises VersionConflictError.
+
+        Also erases what somebody could not who was killed after it had written the document.
+        """
         if all(self.wrapper.is_current(wrapped) for wrapped in document.generations):
+            await self._erase_before(document.owner, document.sequence)
             return False
         fresh = []
         for number, wrapped in enumerate(document.generations, start=1):
