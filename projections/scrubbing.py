@@ -31,6 +31,12 @@ from projections.server_files import overwrite_wal, tell_orphans
 RETRY_S = 0.5
 
 ERASED = f"SELECT org_id::text, company_id::text FROM {LIVE_SCHEMA}.companies_v1 WHERE erased_at IS NOT NULL"
+LAST_ERASED = f"SELECT coalesce(max(erased_position), 0) FROM {LIVE_SCHEMA}.companies_v1"
+REMEMBER = f"COMMENT ON TABLE {LIVE_SCHEMA}.companies_v1 IS 'Companies; scrubbed of those erased up to %d.'"
+NOT_SCRUBBED = f"""
+SELECT count(*) FROM {LIVE_SCHEMA}.companies_v1 WHERE erased_position > coalesce(
+    substring(obj_description('{LIVE_SCHEMA}.companies_v1'::regclass) FROM 'erased up to ([0-9]+)')::bigint, 0)
+"""
 COPIES = """
 SELECT nspname FROM pg_namespace WHERE starts_with(coalesce(obj_description(oid, 'pg_namespace'), ''), $1) ORDER BY 1
 """
@@ -97,6 +103,12 @@ async def erased_companies(database: Database) -> list[Owner]:
     return [Owner(row["org_id"], row["company_id"]) for row in await database.fetch(ERASED)]
 
 
+async def not_scrubbed(database: Database | asyncpg.Pool) -> int:
+    """How many companies were erased since the files were last scrubbed as a whole."""
+    count: int = await database.fetchval(NOT_SCRUBBED)
+    return count
+
+
 async def _must_be_projected(database: Database, connection: Client) -> None:
     erasures = f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"
     position = 0  # what was trimmed off the log is behind every projection
@@ -129,7 +141,7 @@ class _Scrubbing:
         self._db.add_log_listener(lambda _, message: self._told.append(message))
         await self._db.execute(f"SET lock_timeout = {int(self._lock_timeout_s * 1000)}; SET statement_timeout = 0")
         erased = [owner.company_id for owner in await erased_companies(self._db)]
-        result.companies = len(erased)
+        result.companies, last = len(erased), await self._db.fetchval(LAST_ERASED)
         if not erased:
             return result
         result.copies = [row["nspname"] for row in await self._db.fetch(COPIES, MARK)]
@@ -145,6 +157,8 @@ class _Scrubbing:
         await overwrite_wal(self._db, result, self._show)
         await tell_orphans(self._db, result)
         await self._look_elsewhere()
+        if not result.left:
+            await self._db.execute(REMEMBER % last)
         return result
 
     async def _forget(self, schema: str, erased: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from events.subjects import ERASED_ROUTING
 from projections import scrubbing
 from projections.moment import MARK
 from projections.rebuild import SHADOW_SCHEMA
-from projections.scrubbing import Scrubbed, scrub
+from projections.scrubbing import Scrubbed, not_scrubbed, scrub
 from tests.projections.support import COMPANY, History, World, whole_run
 
 NAME = "Kept Plainly Ltd"
@@ -39,6 +39,7 @@ async def erased(world: World) -> World:
 @pytest.fixture
 async def database(world: World) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(world.settings.database_dsn, statement_cache_size=0)
+    await connection.execute("COMMENT ON TABLE data_engine.companies_v1 IS NULL")
     yield connection
     await connection.close()
 
@@ -60,12 +61,14 @@ async def test_an_erasure_that_is_not_projected_yet_is_refused(world, database):
 
 async def test_all_of_it_is_done_and_may_be_done_again(erased, database):
     told = []
+    assert await not_scrubbed(database) == 1
     for _ in range(2):
         found = await scrub(database, erased.nats, lambda *now: told.append(now), lock_timeout_s=2, wait_s=10)
         assert (found.companies, found.left) == (1, [])
         assert {"data_engine.runs_v1", "data_engine.runs_v2", "data_engine.step_results_v1",
                 "pg_catalog.pg_statistic"} <= {table.table for table in found.tables}  # fmt: skip
         assert found.wal_segments > 0
+        assert await not_scrubbed(database) == 0
     assert all(at <= of for _, at, of in told)
 
 
@@ -143,6 +146,7 @@ async def test_files_that_no_table_owns_are_told(erased, database):
     finally:
         orphan.unlink()
     assert "/99999999" in left
+    assert await not_scrubbed(database) == 1
 
 
 async def test_statistics_of_an_empty_table_are_told_where_they_cannot_be_cleared(world, database, monkeypatch):
