@@ -61,7 +61,13 @@ def scrub(
 
 
 async def _status(settings: Settings) -> dict[str, Any]:
-    documents = await _documents(settings)
+    connection = await connect(settings.nats_servers, "dex")
+    try:
+        store = required_store(connection, settings)
+        documents = [document async for document in store.documents()]
+        absent = await store.absent_replicas()
+    finally:
+        await connection.close()
     wrapped = Counter(key.partition(":")[0] for document in documents for key in document.generations)
     return {
         "companies": sum(document.erased_at is None for document in documents),
@@ -69,15 +75,8 @@ async def _status(settings: Settings) -> dict[str, Any]:
         "keys": sum(wrapped.values()),
         "keys_by_master_key": dict(wrapped),
         "not_encrypted_from_the_beginning": sum(not d.whole and d.erased_at is None for d in documents),
+        "absent_replicas": absent,
     }
-
-
-async def _documents(settings: Settings) -> list[KeyDocument]:
-    connection = await connect(settings.nats_servers, "dex")
-    try:
-        return [document async for document in required_store(connection, settings).documents()]
-    finally:
-        await connection.close()
 
 
 async def _rewrap(settings: Settings) -> int:

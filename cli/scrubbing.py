@@ -56,8 +56,13 @@ async def _connect(dsn: str) -> asyncpg.Connection:
 
 
 async def _keys_kept(store: KeyStore, database: asyncpg.Connection) -> list[str]:
-    """Companies whose erasure is recorded, and whose key nobody has destroyed yet."""
-    return [
+    """Where keys may still be: of companies whose erasure is recorded, and on nodes that are not there."""
+    absent = [
+        f"The node {name} of KEYS is not there: what was erased meanwhile is still in its files when it is back. See "
+        "docs/security.md, what an operator must know."
+        for name in await store.absent_replicas()
+    ]
+    return absent + [
         f"The key of the company {owner.company_id} is not destroyed yet: start a command service, which does it."
         for owner in await erased_companies(database)
         if (await store.read(owner)).erased_at is None

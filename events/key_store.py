@@ -108,6 +108,13 @@ class KeyStore:
                 continue  # somebody else erases it too, or rotated its keys in this moment: look again
         await self._erase_before(owner, document.sequence)
 
+    async def absent_replicas(self) -> list[str]:
+        """Nodes that do not overwrite now what is erased, and keep its bytes when they are back. For an operator."""
+        info = await self._request(f"$JS.API.STREAM.INFO.{subjects.KEYS}", b"")
+        if error := info.get("error"):
+            raise UnavailableError(f"KEYS cannot be looked at: {error.get('description')}")
+        return absent_in(info)
+
     async def _add(self, document: KeyDocument, *, whole: bool) -> None:
         number = len(document.generations) + 1
         wrapped = await self.wrapper.wrap(os.urandom(KEY_BYTES), _context(document.owner, number))
@@ -183,3 +190,9 @@ def _plain(whole: bool, generations: list[str]) -> dict[str, Any]:
 def _context(owner: Owner, number: int) -> bytes:
     """What a wrapped key is bound to: it unwraps as no other company's, and as no other generation."""
     return f"{owner.org_id}/{owner.company_id}/{number}".encode()
+
+
+def absent_in(info: dict[str, Any]) -> list[str]:
+    """Of a stream's info (STREAM.INFO): the replicas that are offline, or not up to date."""
+    replicas = (info.get("cluster") or {}).get("replicas") or ()
+    return [replica["name"] for replica in replicas if replica.get("offline") or not replica.get("current")]

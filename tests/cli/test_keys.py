@@ -18,7 +18,7 @@ from cli import embedded
 from cli.supervisor import Supervisor
 from events.connection import connect
 from events.ids import new_id
-from events.key_store import KeyStore
+from events.key_store import KeyStore, absent_in
 from events.keyring import Keyring
 from events.keys import MasterKeys, Owner
 from events.log import EventLog
@@ -96,11 +96,24 @@ async def test_status_counts_and_shows_no_key(keys: Keys) -> None:
     await keys.store().rotate(unsealed)  # a company from before there were keys
     assert await keys.status() == {
         "companies": 3, "erased": 1, "keys": 4, "keys_by_master_key": {"old": 4}, "not_encrypted_from_the_beginning": 1,
+        "absent_replicas": [],
     }  # fmt: skip
     code, out, _ = await keys("status")
     assert code == 0
     assert "keys by master key: {'old': 4}" in out
     assert not re.search(r"[A-Za-z0-9+/]{30,}", out)
+
+
+def test_nodes_that_are_away_or_behind_are_told() -> None:
+    """As nats-server describes the replicas of a stream, apart from its leader."""
+    replicas = [
+        {"name": "n1", "current": True, "active": 1},
+        {"name": "n2", "current": False, "active": 1, "lag": 7},
+        {"name": "n3", "current": False, "offline": True, "active": 1},
+    ]
+    assert absent_in({"cluster": {"leader": "n0", "replicas": replicas}}) == ["n2", "n3"]
+    assert absent_in({"cluster": {"leader": "n0"}}) == []
+    assert absent_in({}) == []
 
 
 async def test_a_company_gets_another_key(keys: Keys) -> None:
