@@ -99,4 +99,5 @@ def _show(found: Scrubbed) -> None:
     for sentence in found.left:
         console.print(f"[red]Left:[/] {sentence}", soft_wrap=True)
     if not found.left:
-        console.print("Nothing of them is left in the files of this server.")
+        reached = "what can be reached from here" if found.elsewhere else "the files of this server"
+        console.print(f"Nothing of them is left in {reached}.")

@@ -65,7 +65,7 @@ class Rewritten:
 
 @dataclass(slots=True)
 class Scrubbed:
-    """What was done. `left`: what still may hold plain text here, and what to do; `elsewhere`: what cannot be seen."""
+    """What was done. `left`: what may still hold plain text, and can be mended; `elsewhere`: what is out of reach."""
 
     companies: int
     copies: list[str] = field(default_factory=list)

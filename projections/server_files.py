@@ -39,20 +39,21 @@ class Found(Protocol):
 
     wal_segments: int
     left: list[str]
+    elsewhere: list[str]
 
 
 async def overwrite_wal(database: asyncpg.Connection, found: Found, show: Callable[[str, int, int], None]) -> None:
     """Leave nothing in the server's WAL files of what was logged before this call.
 
     Writes as much as there are WAL files. Needs what a superuser may: CHECKPOINT (pg_checkpoint), pg_ls_waldir
-    (pg_monitor), pg_switch_wal; without it the fact is told in `found.left`.
+    (pg_monitor), pg_switch_wal; where that is nobody's to have, it is told in `found.elsewhere`.
     """
     try:
         ended = await _end_segment(database)
         await database.execute("CHECKPOINT")
         names = [row["name"] for row in await database.fetch(SEGMENTS)]
     except asyncpg.InsufficientPrivilegeError as error:
-        found.left.append(
+        found.elsewhere.append(
             f"The WAL files of the server hold the rows until they are used again ({error}). Run this as a superuser, "
             "or wait: they go with the checkpoints that follow, and with your provider's retention of WAL and backups."
         )
