@@ -8,13 +8,16 @@ from pathlib import Path
 import asyncpg
 import pytest
 from nats.aio.client import Client
+from pydantic import SecretStr
 
 from cli.embedded import EmbeddedConfig
 from cli.scrubbing import scrub_and_show
+from events.errors import ConfigurationError, UnavailableError
 from events.log import EventLog
 from events.settings import Settings
 from projections.database import create_pool
 from projections.moment import build_moment
+from projections.scrubbing import not_scrubbed
 from tests.system.client import Org
 from tests.system.test_erasure import erase, in_files, nats_folder
 
@@ -85,3 +88,29 @@ async def test_nothing_is_in_the_files_after_scrubbing(
     left = "SELECT count(*) FROM before_erasure.submissions_v1 WHERE company_id::text = $1"
     assert await database.fetchval(left, company.company_id) == 0
     await database.execute("DROP SCHEMA before_erasure CASCADE")
+
+
+async def test_a_scrub_is_shown_and_may_be_done_again(
+    org: Org, system_settings: Settings, database: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await erase(org)
+    assert await not_scrubbed(database)
+    for _ in range(2):
+        assert await scrub_and_show(system_settings, lock_timeout_s=2, wait_s=60, as_json=False)
+        shown = capsys.readouterr().out
+        assert "data_engine.step_results_v1" in shown
+        assert "WAL files overwritten" in shown
+        assert "Nothing of them is left in the files of this server." in shown
+    assert not await not_scrubbed(database)
+
+
+async def test_it_needs_a_session_of_its_own_and_a_database(system_settings: Settings) -> None:
+    async def scrubbing(**changes: object) -> None:
+        await scrub_and_show(system_settings.model_copy(update=changes), lock_timeout_s=2, wait_s=0, as_json=True)
+
+    with pytest.raises(ConfigurationError, match="not to a transaction pooler"):
+        await scrubbing(database_pooling="transaction")
+    with pytest.raises(UnavailableError, match="Postgres does not answer at 127.0.0.1:1/none"):
+        await scrubbing(database_url=SecretStr("postgresql://nobody:secret@127.0.0.1:1/none"))
+    with pytest.raises(ConfigurationError, match="Set DATA_ENGINE_MASTER_KEYS"):
+        await scrubbing(master_keys=None)
