@@ -110,7 +110,7 @@ async def test_it_needs_a_session_of_its_own_and_a_database(system_settings: Set
 
     with pytest.raises(ConfigurationError, match="not to a transaction pooler"):
         await scrubbing(database_pooling="transaction")
-    with pytest.raises(UnavailableError, match="Postgres does not answer at 127.0.0.1:1/none"):
+    with pytest.raises(UnavailableError, match=r"Postgres does not answer at 127\.0\.0\.1:1/none"):
         await scrubbing(database_url=SecretStr("postgresql://nobody:secret@127.0.0.1:1/none"))
     with pytest.raises(ConfigurationError, match="Set DATA_ENGINE_MASTER_KEYS"):
         await scrubbing(master_keys=None)
