@@ -40,7 +40,7 @@ from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
 from services.worker.preview import Previewer
 from services.worker.references import TenantKeys
-from services.worker.registry import load_steps
+from services.worker.registry import load_steps, warm_up
 from services.worker.remote import Places, RemoteStep, RemoteSteps
 from services.worker.reuse import Reuser
 from services.worker.slots import ON_BEHALF_OF, FairSlots
@@ -103,6 +103,7 @@ class Worker:
 
     async def start(self) -> Client:
         """Connect, register the steps, and begin to take tasks; the connection."""
+        warm_up(self._steps.values())
         self._connection: Client = await self.broker.connect()
         self._keyring = use_keys(self._connection, wrapper_of(self._settings))
         await self._keyring.listen(self._connection)
