@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from events import strictjson, subjects
 from events.archive import Archived
 from events.errors import StateConflictError, UnavailableError
-from events.log import EPOCH, TRIMMED_TO
+from events.log import EPOCH, TRIMMED_TO, EventLog
 
 TIMEOUT_S = 30.0
 NOT_FOUND = 10059
@@ -82,13 +82,26 @@ async def put_all(connection: Client, messages: Sequence[Archived]) -> None:
                 headers={"Nats-Expected-Last-Sequence": str(message.position - 1)},
             )
         for _ in messages:
-            answer = strictjson.loads((await asyncio.wait_for(answers.get(), TIMEOUT_S)).data)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = strictjson.loads((await answers.get()).data)
             if "error" in answer:
                 raise StateConflictError(f"A decision could not be put back: {answer['error'].get('description')}")
     except (TimeoutError, nats.errors.Error) as error:
         raise UnavailableError("The log does not answer.") from error
     finally:
         await subscription.unsubscribe()
+
+
+async def accept_beginning(connection: Client) -> None:
+    """Have the log begin where it does, though nobody announced that: what was before is taken for trimmed."""
+    present = await config_of(connection)
+    if present is None:
+        raise StateConflictError("There is no log: the stream EVENTS is missing.")
+    begins_at = (await EventLog(connection).state()).first_position
+    metadata = metadata_of(present)
+    if begins_at > int(metadata.get(TRIMMED_TO, 0)) + 1:
+        metadata[TRIMMED_TO] = str(begins_at - 1)
+        await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", {**present, "metadata": metadata})
 
 
 async def message_at(connection: Client, stream: str, sequence: int) -> tuple[bytes, str]:

@@ -25,6 +25,7 @@ from events.logging import get_logger
 from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
+from events.tasks import ended
 from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
@@ -155,11 +156,7 @@ class Worker:
         await asyncio.gather(self._previewer.stop(), self._helper.stop())
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
-        for task in list(self._working):
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        await ended([*self._working, self._keeper])
         await self._processes.close()
         self._watchdog.close()
         await self.broker.stop()
