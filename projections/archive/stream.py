@@ -1,7 +1,6 @@
 """The stream EVENTS as its operator changes it: frozen while it is made anew, and the questions that this needs."""
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,12 +101,6 @@ async def accept_beginning(connection: Client) -> None:
     if begins_at > int(metadata.get(TRIMMED_TO, 0)) + 1:
         metadata[TRIMMED_TO] = str(begins_at - 1)
         await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", {**present, "metadata": metadata})
-
-
-async def message_at(connection: Client, stream: str, sequence: int) -> tuple[bytes, str]:
-    """The body and the subject of a stream's message."""
-    found = (await api(connection, f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-    return base64.b64decode(found.get("data", "")), found["subject"]
 
 
 async def dead_letter(connection: Client, origin: str, body: bytes, reason: str) -> int:
