@@ -139,5 +139,6 @@ async def _bound_by_row_security(settings: Settings, name: str, stop: asyncio.Ev
         except UnavailableError as error:
             get_logger(name).warning("waiting_for_database", reason=error.message)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), DATABASE_RETRY_S)
+                async with asyncio.timeout(DATABASE_RETRY_S):
+                    await stop.wait()
     return False

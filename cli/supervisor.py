@@ -177,7 +177,8 @@ async def _until_ready(running: Running) -> None:
     reason: Exception | None = None
     while running.process.returncode is None and time.monotonic() < deadline:
         try:
-            await asyncio.wait_for(running.spec.ready(), 5)
+            async with asyncio.timeout(5):
+                await running.spec.ready()
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not ready, and in the end we say why
             reason = error
@@ -191,7 +192,8 @@ async def _end(running: Running) -> None:
     with contextlib.suppress(ProcessLookupError):
         running.process.send_signal(running.spec.stop_signal)
     try:
-        await asyncio.wait_for(running.process.wait(), running.spec.stop_timeout_s)
+        async with asyncio.timeout(running.spec.stop_timeout_s):
+            await running.process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)

@@ -151,7 +151,8 @@ class _Pull:
                 raise _LostError(self._lost)
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S * 2.5)
+                async with asyncio.timeout(HEARTBEAT_S * 2.5):
+                    await self._arrived.wait()
             except TimeoutError:
                 raise _LostError("no heartbeat") from None
         if self._more_follows is not None:

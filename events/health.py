@@ -56,7 +56,8 @@ async def ask_health(
     subscription = await connection.subscribe(inbox, cb=receive)
     try:
         await connection.publish(f"{SUBJECT}.{process}" if process else SUBJECT, b"", reply=inbox)
-        await asyncio.wait_for(complete.wait(), within_s)
+        async with asyncio.timeout(within_s):
+            await complete.wait()
     except (TimeoutError, nats.errors.Error):
         return sorted(answers, key=lambda alive: (alive.process, alive.pid))
     finally:

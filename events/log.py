@@ -208,7 +208,7 @@ class EventLog:
         try:
             await self._nc.publish(f"$JS.API.DIRECT.GET.{subjects.EVENTS}", strictjson.dumps(request), reply=inbox)
             found: list[_Stored] = []
-            while (stored := _from_direct(await asyncio.wait_for(queue.get(), REQUEST_TIMEOUT_S))) is not None:
+            while (stored := _from_direct(await _next(queue))) is not None:
                 found.append(stored)
         except (TimeoutError, nats.errors.Error) as error:
             raise UnavailableError("The event log does not answer a read.") from error
@@ -270,6 +270,11 @@ class _Stored:
     subject: str
     body: bytes
     recorded_at: datetime | None
+
+
+async def _next(queue: asyncio.Queue[Msg]) -> Msg:
+    async with asyncio.timeout(REQUEST_TIMEOUT_S):
+        return await queue.get()
 
 
 def _from_direct(message: Msg) -> _Stored | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 
 from events.errors import UnavailableError
 from events.logging import get_logger
+from events.tasks import ended
 from projections.queries import access
 from projections.queries.access import AccessPositions
 from projections.queries.reader import Reader
@@ -52,8 +53,7 @@ class AccessWatch:
     async def stop(self) -> None:
         """Ask no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await ended([self._task])
 
     async def settle(self) -> None:
         """Until every gateway has noticed what was in the read models when this was called: the time of a lease."""
@@ -62,7 +62,8 @@ class AccessWatch:
     async def _keep_asking(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._asked.wait()
             self._asked.clear()
             try:
                 await self._ask()

@@ -57,7 +57,7 @@ class Previews:
         try:
             await self._nc.publish(subjects.PREVIEW, request.model_dump_json().encode(), reply=inbox)
             async with asyncio.timeout(WAIT_MAX_S):
-                while (step := _read(await asyncio.wait_for(answers.get(), SILENCE_MAX_S))) != "end":
+                while (step := _read(await _next(answers))) != "end":
                     if isinstance(step, PreviewStep):
                         steps.append(step)
         except TimeoutError as error:
@@ -69,6 +69,11 @@ class Previews:
         finally:
             await subscription.unsubscribe()
         return steps
+
+
+async def _next(answers: asyncio.Queue[Msg]) -> Msg:
+    async with asyncio.timeout(SILENCE_MAX_S):
+        return await answers.get()
 
 
 def _read(message: Msg) -> PreviewStep | str:

@@ -60,7 +60,8 @@ class Proved:
                     position=self.position,
                 )
             try:
-                await asyncio.wait_for(moved.wait(), min(remaining, POLL_S))
+                async with asyncio.timeout(min(remaining, POLL_S)):
+                    await moved.wait()
             except TimeoutError:
                 continue
 

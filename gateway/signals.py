@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from events import strictjson, subjects
 from events.errors import UnavailableError
 from events.logging import get_logger
+from events.tasks import ended
 from gateway.problems import ProjectionBehindError
 
 POLL_S = 2.0
@@ -50,9 +51,7 @@ class Signals:
     async def stop(self) -> None:
         """Let everybody go, and stop listening."""
         self.release()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         if self._subscription is not None and self._nc.is_connected:
             await self._subscription.unsubscribe()
 

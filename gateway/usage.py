@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from events.context import AuthContext
 from events.errors import UnavailableError
 from events.logging import get_logger
+from events.tasks import ended
 from projections.queries import access
 from projections.queries.reader import Reader
 
@@ -34,8 +35,7 @@ class TokenUsage:
     async def stop(self) -> None:
         """Write what there is, and no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await ended([self._task])
         await self.write()
 
     async def write(self) -> None:

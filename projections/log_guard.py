@@ -6,7 +6,7 @@ belongs to one life of the stream, and its messages have no gap.
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import nats.errors
 from nats.aio.client import Client
@@ -44,7 +44,7 @@ class LogGuard:
         """The epoch and the bounds of the log. Raises UnavailableError."""
         return await self._log.state()
 
-    async def verify(self, checkpoints: Iterable[Checkpoint]) -> LogState:
+    async def verify(self, checkpoints: Collection[Checkpoint]) -> LogState:
         """The log's state, when every checkpoint was made on this log; else raises LogRewoundError."""
         state = await self.state()
         if state.faults:
@@ -60,7 +60,21 @@ class LogGuard:
                 ids[position] = await self.decision_id_at(position)
             if fault := fault_of(state, ids.get(position, ""), checkpoint):
                 raise LogRewoundError(f"{fault} {RECOVERY}", projection=checkpoint.name, position=position)
+        await self._must_go_on(state, min((checkpoint.position for checkpoint in checkpoints), default=0))
         return state
+
+    async def _must_go_on(self, state: LogState, after: int) -> None:
+        """Raises LogRewoundError when the log has nothing where a follower goes on, though it is longer.
+
+        A consumer would wait there for ever, as for a last message whose bytes were altered.
+        """
+        following = max(after, state.trimmed_to, state.first_position - 1) + 1
+        if following <= state.last_position and not await self.decision_id_at(following):
+            raise LogRewoundError(
+                f"The log has a hole: position {following} cannot be read, and it ends at {state.last_position}. "
+                f"{RECOVERY}",
+                position=following,
+            )
 
     async def decision_id_at(self, position: int) -> str:
         """The id of the decision at a position, as `decision_id_of` gives it; "" when there is none.
@@ -95,10 +109,10 @@ def fault_of(state: LogState, found_id: str, checkpoint: Checkpoint) -> str | No
         )
     if position > state.last_position:
         return f"The log was cut: {name} is at position {position}, and the log ends at {state.last_position}."
-    if state.first_position > max(position, state.trimmed_to) + 1:
+    if state.first_position > state.trimmed_to + 1 and state.first_position > 1:
         return (
-            f"The log lost its beginning: {name} needs position {position + 1}, "
-            f"and the log begins at {state.first_position}."
+            f"The log lost its beginning: it begins at {state.first_position}, and dex log trim has announced "
+            f"{state.trimmed_to or 'nothing'}. {name} is at position {position}."
         )
     if position >= max(1, state.first_position) and found_id != checkpoint.decision_id:
         return (

@@ -17,6 +17,7 @@ from events.follow import Followed
 from events.keyring import keyring_of
 from events.logging import get_logger
 from events.settings import Settings
+from events.tasks import ended
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
@@ -74,8 +75,7 @@ async def _project_and_build(pool: asyncpg.Pool, connection: Client, settings: S
     try:
         await Projector(pool, connection, settings.projector_batch).run(stop)
     finally:
-        building.cancel()
-        await asyncio.gather(building, return_exceptions=True)
+        await ended([building])
 
 
 class Projector:

@@ -23,6 +23,7 @@ from events.keyring import keyring_of
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
+from projections.archive.stream import accept_beginning
 from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import Batch, opened, rarer_collections
 from projections.catalogue import named, with_required
@@ -117,6 +118,8 @@ async def rebuild(
     UnavailableError. Whatever is raised, the live read models are as they were.
     """
     with rarer_collections():
+        if accept_log:
+            await accept_beginning(connection)
         results, lowest = await _rebuild(pool, connection, names, progress, accept_log, check_only)
     await _publish_reset(connection, lowest)
     return results

@@ -8,6 +8,7 @@ import asyncpg
 from events.errors import UnavailableError
 from events.follow import Followed
 from events.logging import get_logger
+from events.tasks import ended
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -36,10 +37,7 @@ async def until(
             elif not stopping.done():
                 yield None
     finally:
-        tasks = [stopping] if coming is None else [stopping, coming]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended([stopping] if coming is None else [stopping, coming])
         await messages.aclose()
 
 
@@ -52,6 +50,7 @@ async def pause(stop: asyncio.Event, failures: int, error: Exception) -> None:
     pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
     _logger.warning("waiting_for_servers", reason=repr(error), pause_s=pause_s)
     try:
-        await asyncio.wait_for(stop.wait(), pause_s)
+        async with asyncio.timeout(pause_s):
+            await stop.wait()
     except TimeoutError:
         return

@@ -21,6 +21,7 @@ from events.errors import PoisonedMessageError, RejectedError, UnavailableError,
 from events.keyring import use_keys, wrapper_of
 from events.logging import get_logger
 from events.settings import Settings
+from events.tasks import ended
 from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
@@ -76,9 +77,7 @@ class CommandService:
 
     async def stop(self) -> None:
         """Answer what is in hand, and leave."""
-        for task in self._following:
-            task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await ended(self._following)
         await self.broker.stop()
         await self._archive.close()
 

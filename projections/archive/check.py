@@ -3,6 +3,7 @@
 Whoever alters both copies alike, and the chain, is not found here; that is what signed checkpoints outside are for.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -17,10 +18,15 @@ from events.archive import HEAD, ArchiveHead
 from events.follow import Followed, follow
 from events.leaf import NO_CHAIN, leaf_bytes, next_chain
 from events.log import EventLog, LogState
+from events.tasks import ended
 from projections.archive.rows import COLUMNS, derived
+from projections.archive.stream import ask
 
 PAGE_ROWS = 2000
 FAULTS_MAX = 1000
+SILENCE_S = 2.0
+"""After so long without a message the server is asked whether it can read another one."""
+NO_MESSAGE = 10037
 
 DERIVED = tuple(COLUMNS)[4:5] + tuple(COLUMNS)[6:]
 ROWS = f"""
@@ -132,6 +138,9 @@ def _check_bounds(found: CheckResult) -> None:
             f"The archive ends at {head.position}, and the log begins at {state.first_position}: what was between is "
             "in neither.",
         )
+    if found.log.first_position > max(1, state.trimmed_to + 1):
+        upto = f"1 to {state.first_position - 1}" if state.first_position > 2 else "1"
+        found.add(1, "log_missing", f"The log lost its beginning, which nobody trimmed: it has no position {upto}.")
     found.not_archived = max(0, state.last_position - head.position)
 
 
@@ -187,21 +196,36 @@ class Hot:
     """The hot log's messages as it is now, in step with another reader."""
 
     def __init__(self, connection: Client, state: LogState) -> None:
+        self._nc = connection
         self._last = state.last_position
         self._at = max(0, state.first_position - 1)
         self._waiting: list[Followed] = []
         self._messages = cast(Any, follow(connection, subjects.EVENTS, [">"], self._at))
+        self._asked: asyncio.Task[list[Followed]] | None = None
 
     async def up_to(self, position: int) -> dict[int, Followed]:
         """Those that were not given out yet, up to a position, by their positions."""
         while self._at < min(position, self._last):
-            batch = await anext(self._messages)
-            self._at = batch[-1].position if batch[-1].pending else max(batch[-1].position, self._last)
+            batch = await self._next()
+            self._at = batch[-1].position if batch and batch[-1].pending else self._last
             self._waiting += batch
         given = {message.position: message for message in self._waiting if message.position <= position}
         self._waiting = [message for message in self._waiting if message.position > position]
         return given
 
+    async def _next(self) -> list[Followed]:
+        """What comes next; nothing when nothing comes, and the server has nothing more that it could read."""
+        self._asked = self._asked or asyncio.create_task(anext(self._messages))
+        while not (await asyncio.wait({self._asked}, timeout=SILENCE_S))[0]:
+            beyond = {"seq": self._at + 1, "next_by_subj": ">"}
+            answer = await ask(self._nc, f"STREAM.MSG.GET.{subjects.EVENTS}", beyond)
+            if answer.get("error", {}).get("err_code") == NO_MESSAGE:
+                return []
+        batch, self._asked = self._asked.result(), None
+        return batch
+
     async def aclose(self) -> None:
         """Give the consumer back."""
+        if self._asked is not None:
+            await ended([self._asked])
         await self._messages.aclose()

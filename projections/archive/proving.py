@@ -12,6 +12,7 @@ from events.audit.checkpoint import AuditKey
 from events.errors import UnavailableError
 from events.logging import get_logger
 from events.settings import Settings
+from events.tasks import ended
 from projections.archive.pushing import Pusher, targets_of
 from projections.archive.signing import ReportSigner
 from projections.archive.trees import TreeBuilder
@@ -74,6 +75,4 @@ async def together(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> No
             stop.set()
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)

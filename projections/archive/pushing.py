@@ -103,7 +103,8 @@ class Pusher:
                 failures += 1
                 _logger.warning("checkpoints_not_pushed", target=self._target.name, reason=str(error), pause_s=pause_s)
             try:
-                await asyncio.wait_for(stop.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await stop.wait()
             except TimeoutError:
                 continue
 

@@ -2,9 +2,13 @@
 
 What only the hot log had (it was rewound, or made anew, and then written again) is kept in DEAD_LETTERS before anything
 is deleted. Then it is appended at the end, as far as its versions are still free; the rest stays, with the reason.
+
+Killed anywhere, the command is run again and does what is left: all it must know is in the stream and in DEAD_LETTERS.
 """
 
-from dataclasses import dataclass
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -16,15 +20,15 @@ from events.archive import Archive
 from events.errors import PoisonedMessageError, StateConflictError, UnavailableError
 from events.history import WholeLog
 from events.log import EventLog
-from projections.archive.check import CheckResult, Hot, OnProgress, Progress, archived_rows, check
+from projections.archive.check import NO_MESSAGE, CheckResult, Hot, OnProgress, Progress, archived_rows, check
 from projections.archive.stream import (
     TIMEOUT_S,
     api,
+    ask,
     beginning_at,
     config_of,
     dead_letter,
     frozen,
-    message_at,
     put_all,
 )
 from projections.log_guard import decision_id_of
@@ -34,7 +38,9 @@ PAGE_MESSAGES = 500
 
 @dataclass(frozen=True, slots=True)
 class LogRestored:
-    """What was done: positions put back, decisions of the hot log appended again, and those left in DEAD_LETTERS."""
+    """What was done: positions put back (0: none had to be), decisions that only the hot log had appended again, and
+    those of them that are left in DEAD_LETTERS.
+    """
 
     first_position: int = 0
     last_position: int = 0
@@ -44,10 +50,11 @@ class LogRestored:
 
 @dataclass(frozen=True, slots=True)
 class _Rescued:
-    """A decision that only the hot log had: its number in DEAD_LETTERS, and its subject in the log."""
+    """A decision that only the hot log had: its number in DEAD_LETTERS, its subject in the log, its bytes."""
 
     number: int
     subject: str
+    body: bytes
 
 
 async def restore_log(
@@ -55,7 +62,8 @@ async def restore_log(
 ) -> LogRestored | None:
     """Make the log anew when it is not what was archived; None when it is. `config` is what EVENTS must be.
 
-    Raises StateConflictError when the archive itself is not whole. Meanwhile nobody can append: commands wait.
+    What an earlier restoration rescued, and did not come to append, is appended too. Raises StateConflictError when the
+    archive itself is not whole. Meanwhile nobody can append: commands wait.
     """
     archive = Archive(pool)
     head = await archive.head()
@@ -68,13 +76,14 @@ async def restore_log(
             f"The archive itself is not whole: {faults[0].message} Restore it first: dex log restore archive"
         )
     if not found.of_log() and not found.log.faults:
-        return None
+        again = await _append_rescued(archive, connection)
+        return again if again.appended else None
     present = await config_of(connection)
     assert present is not None, "it was made above"
     # The same stream with other subjects: what it holds stays, and from here on nobody adds to it.
     unlimited = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
     await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", frozen(present | unlimited))
-    rescued = await _rescue(pool, connection, found)
+    await _rescue(pool, connection, found)
     first = found.log.first_position if _was_trimmed(found) else 1
     await api(connection, f"STREAM.DELETE.{subjects.EVENTS}")
     anew = beginning_at(config, head.epoch, first)
@@ -85,12 +94,8 @@ async def restore_log(
         after = page[-1].position
         progress(Progress(after, head.position))
     await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", anew)
-    appended = await _append_again(WholeLog(connection, lambda _org_id: _opened(archive)), connection, rescued)
-    return LogRestored(first, head.position, appended, len(rescued) - appended)
-
-
-async def _opened(archive: Archive) -> Archive:
-    return archive
+    again = await _append_rescued(archive, connection)
+    return replace(again, first_position=first, last_position=head.position)
 
 
 def _was_trimmed(found: CheckResult) -> bool:
@@ -99,44 +104,66 @@ def _was_trimmed(found: CheckResult) -> bool:
     return log.epoch == head.epoch and 1 < log.first_position <= min(log.trimmed_to, head.position) + 1
 
 
-async def _rescue(pool: asyncpg.Pool, connection: Client, found: CheckResult) -> list[_Rescued]:
+async def _rescue(pool: asyncpg.Pool, connection: Client, found: CheckResult) -> None:
     """Put into DEAD_LETTERS what the archive has not, or has otherwise; in the log's order."""
     state = await EventLog(connection).state()
-    hot, rescued = Hot(connection, state), []
+    hot = Hot(connection, state)
     try:
         async for rows in archived_rows(pool, min(found.archive.position, state.last_position)):
             archived = {row["position"]: (row["subject"], row["body"]) for row in rows}
             for position, message in (await hot.up_to(rows[-1]["position"])).items():
                 if archived.get(position) != (message.subject, message.body):
-                    rescued.append(await _keep(connection, position, message.subject, message.body))
+                    await _keep(connection, position, message.subject, message.body)
         for position, message in (await hot.up_to(state.last_position)).items():
-            rescued.append(await _keep(connection, position, message.subject, message.body))
+            await _keep(connection, position, message.subject, message.body)
     finally:
         await hot.aclose()
-    return rescued
 
 
-async def _keep(connection: Client, position: int, subject: str, body: bytes) -> _Rescued:
+async def _keep(connection: Client, position: int, subject: str, body: bytes) -> None:
     reason = f"the log was restored from the archive, which had not this decision at position {position}"
-    return _Rescued(await dead_letter(connection, subject, body, reason), subject)
+    await dead_letter(connection, subject, body, reason)
 
 
-async def _append_again(log: WholeLog, connection: Client, rescued: list[_Rescued]) -> int:
-    """Append what can be, and take it from DEAD_LETTERS; how many. What follows a refused one is refused too."""
-    appended, refused = 0, set[tuple[str, str, str]]()
-    for letter in rescued:
-        body, _ = await message_at(connection, subjects.DEAD_LETTERS, letter.number)
+async def _rescued(connection: Client) -> AsyncIterator[_Rescued]:
+    """The decisions in DEAD_LETTERS, in their order: of this restoration, and of those that were killed."""
+    after = 0
+    while True:
+        following = {"seq": after + 1, "next_by_subj": "dead.events.>"}
+        answer = await ask(connection, f"STREAM.MSG.GET.{subjects.DEAD_LETTERS}", following)
+        if answer.get("error", {}).get("err_code") == NO_MESSAGE:
+            return
+        if "error" in answer:
+            raise UnavailableError(f"DEAD_LETTERS cannot be read: {answer['error'].get('description')}")
+        message = answer["message"]
+        after = message["seq"]
+        yield _Rescued(after, message["subject"].removeprefix("dead."), base64.b64decode(message.get("data", "")))
+
+
+async def _append_rescued(archive: Archive, connection: Client) -> LogRestored:
+    """Append what can be, and take it from DEAD_LETTERS; how many. What follows a refused one is refused too.
+
+    Done twice it does no more than once: a decision that holds its version already is only taken from DEAD_LETTERS.
+    """
+
+    async def opened(_org_id: str) -> Archive:
+        return archive
+
+    log, appended, left, refused = WholeLog(connection, opened), 0, 0, set[tuple[str, str, str]]()
+    async for letter in _rescued(connection):
         try:
             address = subjects.Address.parse(letter.subject)
             key = (address.org_id, address.kind, address.aggregate_id)
-            if key in refused or not await _append_one(log, connection, address, letter.subject, body):
+            if key in refused or not await _append_one(log, connection, address, letter.subject, letter.body):
                 refused.add(key)
+                left += 1
                 continue
         except (ValueError, PoisonedMessageError):
+            left += 1
             continue  # no decision that we could judge: it stays where it is
         await api(connection, f"STREAM.MSG.DELETE.{subjects.DEAD_LETTERS}", {"seq": letter.number})
         appended += 1
-    return appended
+    return LogRestored(appended=appended, dead_letters=left)
 
 
 async def _append_one(log: WholeLog, connection: Client, address: subjects.Address, subject: str, body: bytes) -> bool:

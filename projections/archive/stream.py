@@ -1,7 +1,6 @@
 """The stream EVENTS as its operator changes it: frozen while it is made anew, and the questions that this needs."""
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from nats.aio.msg import Msg
 from events import strictjson, subjects
 from events.archive import Archived
 from events.errors import StateConflictError, UnavailableError
-from events.log import EPOCH, TRIMMED_TO
+from events.log import EPOCH, TRIMMED_TO, EventLog
 
 TIMEOUT_S = 30.0
 NOT_FOUND = 10059
@@ -82,7 +81,8 @@ async def put_all(connection: Client, messages: Sequence[Archived]) -> None:
                 headers={"Nats-Expected-Last-Sequence": str(message.position - 1)},
             )
         for _ in messages:
-            answer = strictjson.loads((await asyncio.wait_for(answers.get(), TIMEOUT_S)).data)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = strictjson.loads((await answers.get()).data)
             if "error" in answer:
                 raise StateConflictError(f"A decision could not be put back: {answer['error'].get('description')}")
     except (TimeoutError, nats.errors.Error) as error:
@@ -91,10 +91,16 @@ async def put_all(connection: Client, messages: Sequence[Archived]) -> None:
         await subscription.unsubscribe()
 
 
-async def message_at(connection: Client, stream: str, sequence: int) -> tuple[bytes, str]:
-    """The body and the subject of a stream's message."""
-    found = (await api(connection, f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-    return base64.b64decode(found.get("data", "")), found["subject"]
+async def accept_beginning(connection: Client) -> None:
+    """Have the log begin where it does, though nobody announced that: what was before is taken for trimmed."""
+    present = await config_of(connection)
+    if present is None:
+        raise StateConflictError("There is no log: the stream EVENTS is missing.")
+    begins_at = (await EventLog(connection).state()).first_position
+    metadata = metadata_of(present)
+    if begins_at > int(metadata.get(TRIMMED_TO, 0)) + 1:
+        metadata[TRIMMED_TO] = str(begins_at - 1)
+        await api(connection, f"STREAM.UPDATE.{subjects.EVENTS}", {**present, "metadata": metadata})
 
 
 async def dead_letter(connection: Client, origin: str, body: bytes, reason: str) -> int:

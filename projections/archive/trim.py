@@ -62,7 +62,8 @@ async def trim(
     await _set_metadata(connection, {TRIMMED_TO: str(announced)})
     await asyncio.sleep(lease_s)  # no wait for an event: until here others may believe what they saw before
     try:
-        await _set_metadata(connection, {TRIMMING: "now"}, max_age=int(keep_s * NANOSECONDS))
+        age_s = (datetime.now(UTC) - oldest).total_seconds()  # not `keep_s`: the lease has passed since
+        await _set_metadata(connection, {TRIMMING: "now"}, max_age=int(age_s * NANOSECONDS))
         await _until_old_ones_are_gone(connection, oldest)
     finally:
         await _end_trimming(connection)

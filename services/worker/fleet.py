@@ -19,6 +19,7 @@ from events import metrics, subjects
 from events.batch import ChunkRef
 from events.ids import new_id
 from events.logging import get_logger
+from events.tasks import ended
 from services.steps.base import Step
 from services.worker.chunk_jobs import BlobRef, ChunkDone, StepCall
 from services.worker.execution import Failure
@@ -73,8 +74,7 @@ class Crew:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._offering.cancel()
-        await asyncio.gather(self._offering, return_exceptions=True)
+        await ended([self._offering])
         if not self.nc.is_closed:
             await self._subscription.unsubscribe()
 

@@ -18,6 +18,7 @@ from events import metrics, subjects
 from events.batch import ChunkRef
 from events.errors import UnavailableError
 from events.logging import get_logger
+from events.tasks import ended
 from services.steps.base import Step
 from services.worker.chunk_jobs import BlobRef, ChunkDone, ChunkExecutor, StepCall
 from services.worker.execution import Failure
@@ -79,9 +80,7 @@ class Helper:
         subscriptions, self._subscriptions = self._subscriptions, []
         if self._nc.is_connected:
             await asyncio.gather(*(subscription.unsubscribe() for subscription in subscriptions))
-        for seat in list(self._seats):
-            seat.cancel()
-        await asyncio.gather(*self._seats, return_exceptions=True)
+        await ended(self._seats)
 
     async def _hear(self, message: Msg) -> None:
         """Take a seat for each process that is idle, if the offer is for one like this worker."""

@@ -213,7 +213,8 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 async def _ended(process: asyncio.subprocess.Process) -> str:
     """How a process ended that closed its pipe; one that lives on is killed."""
     try:
-        return _death(await asyncio.wait_for(process.wait(), ENDING_TIMEOUT_S))
+        async with asyncio.timeout(ENDING_TIMEOUT_S):
+            return _death(await process.wait())
     except TimeoutError:
         await _kill(process)
         return "The step closed its process's pipe."

@@ -40,6 +40,7 @@ from events.preview import (
     PreviewStep,
 )
 from events.subjects import BULK
+from events.tasks import ended
 from services.blueprint_check import problems_of, registry_of
 from services.repository import Repository
 from services.steps._rowwise import check_fields
@@ -116,9 +117,7 @@ class Previewer:
         """Take no more, and drop what is under way: whoever asked will ask another worker."""
         if self._subscription is not None and self._nc.is_connected:
             await self._subscription.unsubscribe()
-        for task in list(self._working):
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)
+        await ended(self._working)
 
     async def _hear(self, message: Msg) -> None:
         if len(self._working) >= WAITING_MAX:

@@ -25,6 +25,7 @@ from events.logging import get_logger
 from events.mapper import decode_decision
 from events.model import Decision
 from events.settings import Settings
+from events.tasks import ended
 from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
@@ -40,7 +41,7 @@ from services.worker.isolation import StepProcesses
 from services.worker.memo import Memo
 from services.worker.preview import Previewer
 from services.worker.references import TenantKeys
-from services.worker.registry import load_steps
+from services.worker.registry import load_steps, warm_up
 from services.worker.remote import Places, RemoteStep, RemoteSteps
 from services.worker.reuse import Reuser
 from services.worker.slots import ON_BEHALF_OF, FairSlots
@@ -103,6 +104,7 @@ class Worker:
 
     async def start(self) -> Client:
         """Connect, register the steps, and begin to take tasks; the connection."""
+        warm_up(self._steps.values())
         self._connection: Client = await self.broker.connect()
         self._keyring = use_keys(self._connection, wrapper_of(self._settings))
         await self._keyring.listen(self._connection)
@@ -154,11 +156,7 @@ class Worker:
         await asyncio.gather(self._previewer.stop(), self._helper.stop())
         if self._working:
             await asyncio.wait(self._working, timeout=DRAIN_S)
-        for task in list(self._working):
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        await ended([*self._working, self._keeper])
         await self._processes.close()
         self._watchdog.close()
         await self.broker.stop()

@@ -71,8 +71,10 @@ async def test_the_memo_is_sealed_and_forgotten(connection: Client, store: KeySt
     keyring = Keyring(store)
     memo, key = Memo(connection, keyring), "a" * 64
     await memo.keep(*owner, key, {"report": "Plainly Readable Ltd"})
-    await connection.flush()
-    assert await memo.find(*owner, key) == {"report": "Plainly Readable Ltd"}
+    async with asyncio.timeout(10):
+        while (found := await memo.find(*owner, key)) is None:
+            continue  # it is kept without an acknowledgement
+    assert found == {"report": "Plainly Readable Ltd"}
     stream = connection.jetstream()
     last = await stream.get_last_msg("MEMO", f"memo.{owner.org_id}.{owner.company_id}.>")
     assert last.data is not None

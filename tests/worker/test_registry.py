@@ -1,11 +1,13 @@
 """Which steps a worker finds in modules, and what it says of modules that cannot be used."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from events.errors import ConfigurationError
-from services.worker.registry import load_steps
+from services.worker.registry import load_steps, warm_up
 
 HEAD = """
 from data_engine_x import StepConfig, StepOutput, step
@@ -69,3 +71,40 @@ def test_what_takes_more_than_its_rows_time_is_not_done_on_the_workers_loop():
     steps = load_steps(["services.steps.catalogue"])
     wanted = {"cluster_values", "map_values", "match_entities", "derive", "filter", "validate", "flatten"}
     assert {key for key in wanted if not steps[key].isolated} == set()
+
+
+WARM = """
+import sys
+from services.steps.catalogue import STEPS
+from services.worker.registry import warm_up
+warm_up(STEPS)
+before = set(sys.modules)
+warm_up(STEPS)
+assert "pandas" in before
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_warm_worker_imports_nothing_for_its_first_tasks():
+    done = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+LOUD = """
+from data_engine_x import Example
+CALLS = []
+
+@step("loud", version="1", summary="A step.", config=Config, examples=[Example("It", {}, [{"a": 1}], [{"a": 1}])])
+def loud(records, config):
+    CALLS.append(records)
+    return StepOutput(list(records))
+"""
+
+
+def test_steps_of_others_are_not_executed_to_warm_up(write):
+    name = write(LOUD)
+    steps = load_steps([name])
+    warm_up(steps.values())
+    assert sys.modules[name].CALLS == []
+    steps["loud"].execute([{"a": 1}], {})
+    assert len(sys.modules[name].CALLS) == 1
