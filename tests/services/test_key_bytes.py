@@ -87,6 +87,21 @@ async def test_wrapping_anew_goes_on_where_it_was_killed(
     assert kept(nats_folder, before) == [False]
 
 
+async def test_whatever_was_killed_before_an_erasure_takes_all_with_it(
+    connection: Client, store: KeyStore, owner: Owner, nats_folder: Path
+) -> None:
+    dying = DyingStore(connection, MasterKeys(f"{OTHER},{MASTER}"))
+    with pytest.raises(UnavailableError, match="killed"):
+        await dying.rotate(owner)
+    rotated = await store.read(owner)
+    with pytest.raises(UnavailableError, match="killed"):
+        await dying.rewrap(rotated)
+    rewrapped = await store.read(owner)
+    assert kept(nats_folder, rotated) + kept(nats_folder, rewrapped) == [True] * 4
+    await store.erase(owner, datetime.now(UTC))
+    assert kept(nats_folder, rotated) + kept(nats_folder, rewrapped) == [False] * 4
+
+
 async def test_a_service_overwrites_at_its_start_what_another_one_could_not(
     connection: Client, store: KeyStore, owner: Owner, nats_folder: Path
 ) -> None:
