@@ -26,7 +26,7 @@ from projections.database import Database
 from projections.generations import in_service
 from projections.moment import MARK
 from projections.rebuild import SHADOW_SCHEMA
-from projections.server_files import overwrite_wal, tell_orphans
+from projections.server_files import overwrite_wal, tell_orphans, values_logged
 
 RETRY_S = 0.5
 
@@ -240,8 +240,7 @@ class _Scrubbing:
     async def _look_elsewhere(self) -> None:
         """Copies of the WAL, and of values, that are in nobody's reach from here."""
         tell = self._result.elsewhere.append
-        setting = {row["name"]: row["setting"] for row in await self._db.fetch("SELECT name, setting FROM pg_settings")}
-        if setting["archive_mode"] != "off":
+        if await self._db.fetchval("SELECT current_setting('archive_mode') <> 'off'"):
             tell(
                 "The server archives its WAL: what it archived until now has the rows until your retention removes it."
             )
@@ -249,11 +248,8 @@ class _Scrubbing:
             tell(
                 f"A standby or a backup follows the WAL ({row['application_name'] or 'no name'}), and has its own copy."
             )
-        logs = setting["log_statement"] not in ("none", "ddl") or setting["log_min_duration_statement"] != "-1"
-        if logs and setting["log_parameter_max_length"] != "0":
-            tell("The server logs statements with their values: set log_parameter_max_length = 0, and see to its logs.")
-        if setting["log_error_verbosity"] != "terse":
-            tell("The server's log may quote rows that it refused: set log_error_verbosity = terse.")
+        for logged in await values_logged(self._db):
+            tell(f"{logged.what}: {logged.todo}, and see to its logs.")
 
 
 def _plain(table: str) -> str:

@@ -6,7 +6,7 @@ checkpoint leaves nothing of before it. (PostgreSQL, xlog.c: RemoveOldXlogFiles,
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import asyncpg
 
@@ -32,6 +32,8 @@ WHERE file ~ '^[0-9]+([._]|$)' AND pg_filenode_relation(0, substring(file FROM '
   AND (pg_stat_file(folder || '/' || file, true)).size > 0
 ORDER BY 1
 """
+
+LOG_SETTINGS = "SELECT name, setting FROM pg_settings WHERE starts_with(name, 'log_')"
 
 
 class Found(Protocol):
@@ -97,3 +99,25 @@ async def tell_orphans(database: asyncpg.Connection, found: Found) -> None:
             f"{len(names)} files of the database belong to no table ({', '.join(names[:5])}…): a transaction is making "
             "one, or a crash left them. Run this again; if they stay, stop PostgreSQL and remove them."
         )
+
+
+class Logged(NamedTuple):
+    """A way in which the server's own log comes to have what people handed in."""
+
+    what: str
+    todo: str
+
+
+async def values_logged(database: asyncpg.Connection) -> list[Logged]:
+    """What the server may write of rows and parameters into its log, which no erasure reaches."""
+    setting = {row["name"]: row["setting"] for row in await database.fetch(LOG_SETTINGS)}
+    found = []
+    statements = setting["log_statement"] not in ("none", "ddl") or setting["log_min_duration_statement"] != "-1"
+    if (statements and setting["log_parameter_max_length"] != "0") or setting[
+        "log_parameter_max_length_on_error"
+    ] != "0":
+        found.append(Logged("The server's log has statements with their values", "set log_parameter_max_length = 0 and "
+                            "log_parameter_max_length_on_error = 0"))  # fmt: skip
+    if setting["log_error_verbosity"] != "terse":
+        found.append(Logged("The server's log may quote rows that it refused", "set log_error_verbosity = terse"))
+    return found

@@ -13,6 +13,7 @@ from projections import scrubbing
 from projections.moment import MARK
 from projections.rebuild import SHADOW_SCHEMA
 from projections.scrubbing import Scrubbed, not_scrubbed, scrub
+from projections.server_files import values_logged
 from tests.projections.support import COMPANY, History, World, whole_run
 
 NAME = "Kept Plainly Ltd"
@@ -158,3 +159,13 @@ async def test_statistics_of_an_empty_table_are_told_where_they_cannot_be_cleare
     monkeypatch.undo()
     assert (await scrubbed(world, database, wait_s=10)).left == []
     assert not await database.fetch("SELECT FROM pg_stats WHERE tablename = 'step_results_v1'")
+
+
+async def test_a_server_that_logs_values_is_told(erased, database):
+    assert await values_logged(database) == [], "as the embedded server is set"
+    await database.execute("SET log_error_verbosity = verbose; SET log_min_duration_statement = 100")
+    quotes, refused = await values_logged(database)
+    assert "log_parameter_max_length = 0" in quotes.todo
+    assert "log_error_verbosity = terse" in refused.todo
+    found = await scrubbed(erased, database, wait_s=10)
+    assert (found.left, len(found.elsewhere)) == ([], 2)
