@@ -236,7 +236,7 @@ COMMANDS: dict[str, type[Command]] = {
 class Accepted(BaseModel):
     """A command's answer: the position of its last decision, and whether this very call made it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     position: int
     repeated: bool = False
@@ -247,6 +247,8 @@ class Answer(BaseModel):
 
     Neither means that the service could not decide now (`unavailable` says why): the gateway defers the command.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     accepted: Accepted | None = None
     unavailable: str | None = None

@@ -2,9 +2,11 @@
 
 import json
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import asyncpg
+from pydantic import BaseModel
 
 from events.administration import USER, UserCreated
 from events.connection import connect
@@ -15,7 +17,10 @@ from events.keys import MasterKeys
 from events.log import EventLog
 from events.model import Decision, Event
 from events.processing import RUN, StepFailed
+from events.settings import Settings
 from projections.rebuild import rebuild
+from services.steps.base import StepConfig
+from services.worker import foreign  # noqa: F401 - its models are looked at
 from tests.observability.conftest import Observed
 from tests.system.client import Org
 
@@ -95,3 +100,17 @@ async def test_nothing_of_what_was_handed_in_is_in_a_log_or_a_trace(observed: Ob
     texts |= {"dead letters": str(letters).encode(), "traces": b"\n".join(observed.collector.bodies)}
     found = {name for name, text in texts.items() for form in (MARKER, MARKER.upper()) if form.encode() in text}
     assert found == set()
+
+
+def models_of(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from models_of(model)
+
+
+def test_no_fault_of_a_stored_or_sent_message_quotes_it() -> None:
+    """Who raises a ValidationError cannot know who logs it."""
+    known = [model for model in models_of(BaseModel) if not issubclass(model, Settings | StepConfig)]
+    ours = [model for model in known if model.__module__.startswith(("events.", "services.worker."))]
+    assert {"events.payload", "events.commands", "services.worker.foreign"} <= {model.__module__ for model in ours}
+    assert [model for model in ours if not model.model_config.get("hide_input_in_errors")] == []
