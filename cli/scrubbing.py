@@ -15,6 +15,8 @@ from events.settings import Settings
 from projections.database import CONNECT_TIMEOUT_S
 from projections.scrubbing import Scrubbed, erased_companies, scrub
 
+_GONE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+
 
 async def scrub_and_show(settings: Settings, *, lock_timeout_s: float, wait_s: float, as_json: bool) -> bool:
     """Scrub, show what came of it, and return whether nothing is left. Raises ConfigurationError, UnavailableError."""
@@ -35,7 +37,10 @@ async def scrub_and_show(settings: Settings, *, lock_timeout_s: float, wait_s: f
                 def show(what: str, at: int, of: int) -> None:
                     bar.update(task, description=what, completed=at, total=of)
 
-                found = await scrub(database, connection, show, lock_timeout_s=lock_timeout_s, wait_s=wait_s)
+                try:
+                    found = await scrub(database, connection, show, lock_timeout_s=lock_timeout_s, wait_s=wait_s)
+                except _GONE as error:
+                    raise UnavailableError("Postgres went away in the middle of it: run this again.") from error
         finally:
             await database.close()
     finally:
