@@ -1,8 +1,9 @@
 """Following a stream from a position, for ever, in order, without gap or double, whatever happens to the server.
 
-An ephemeral pull consumer with a continuous pull: two thirds of the credit are always out, so the server never waits
-for us, and memory is bounded by the credit. A lost consumer, a restarted server or a gap means a new consumer from
-the last position that was given out.
+An ephemeral pull consumer with a continuous pull: the server is asked for more whenever half of the credit is free, so
+that it hardly waits for us. What was asked for and what waits to be read are within the credit, in messages and in
+bytes, so that memory is bounded however slow the reader is. A lost consumer, a restarted server or a gap means a new
+consumer from the last position that was given out.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from events.errors import UnavailableError
 from events.logging import get_logger
 
 CREDIT_MESSAGES = 1500
+BATCHES_AHEAD = 4
 CREDIT_BYTES = 64 * 1024 * 1024
 PULL_EXPIRES_S = 30
 HEARTBEAT_S = 2.0
@@ -73,7 +75,7 @@ async def follow(
     UnavailableError, ends the following. Stop by closing the generator or cancelling the task.
     """
     while True:
-        pull = _Pull(connection, stream, filters, after, more_follows)
+        pull = _Pull(connection, stream, filters, after, max(CREDIT_MESSAGES, BATCHES_AHEAD * max_batch), more_follows)
         try:
             if before_open is not None:
                 await before_open(after)
@@ -98,8 +100,10 @@ class _Pull:
         stream: str,
         filters: Sequence[str],
         after: int,
+        credit: int,
         more_follows: Callable[[str], bool] | None,
     ) -> None:
+        self._credit_max = credit
         self._more_follows = more_follows
         self._usual_batch = 0.0
         self._nc = connection
@@ -117,9 +121,10 @@ class _Pull:
         self._inbox = ""
         self._subscription: Any = None
         self._received: deque[Followed] = deque()
+        self._received_bytes = 0
         self._arrived = asyncio.Event()
         self._lost: str | None = None
-        self._credit = 0
+        self._asked = 0
         self._delivered = 0
 
     async def open(self) -> None:
@@ -159,7 +164,8 @@ class _Pull:
             await self._gather(self._more_follows, max_batch)
         self._usual_batch += SMOOTHING * (len(self._received) - self._usual_batch)
         batch = [self._received.popleft() for _ in range(min(max_batch, len(self._received)))]
-        if self._credit < CREDIT_MESSAGES // 2 and self._lost is None:
+        self._received_bytes -= sum(len(message.body) for message in batch)
+        if self._lost is None:
             await self._pull()
         return batch
 
@@ -176,14 +182,17 @@ class _Pull:
                     await self._arrived.wait()
 
     async def _pull(self) -> None:
-        asked = CREDIT_MESSAGES - self._credit
+        """Ask for as much as may still wait here, once that is worth a request."""
+        free = self._credit_max - self._asked - len(self._received)
+        if free <= self._credit_max // 2 or self._received_bytes > CREDIT_BYTES // 2:
+            return
         request = {
-            "batch": asked,
-            "max_bytes": CREDIT_BYTES,
+            "batch": free,
+            "max_bytes": CREDIT_BYTES // 2,
             "expires": PULL_EXPIRES_S * NANOSECONDS,
             "idle_heartbeat": int(HEARTBEAT_S * NANOSECONDS),
         }
-        self._credit += asked
+        self._asked += free
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         await self._nc.publish(subject, strictjson.dumps(request), reply=self._inbox)
 
@@ -198,7 +207,8 @@ class _Pull:
             self._lost = f"gap: message {self._delivered + 1} of the consumer is missing"
         elif self._lost is None:
             self._delivered = delivered
-            self._credit -= 1
+            self._asked -= 1
+            self._received_bytes += len(message.data)
             self._received.append(Followed(position, message.subject, message.data, pending, recorded_ns))
         self._arrived.set()
 
@@ -207,7 +217,7 @@ class _Pull:
         headers = message.headers or {}
         status = headers.get("Status", "503")
         if status in ("408", "409") and "Nats-Pending-Messages" in headers:
-            self._credit -= int(headers["Nats-Pending-Messages"])
+            self._asked -= int(headers["Nats-Pending-Messages"])
             await self._pull()
         elif status != "100":
             self._lost = f"{status} {headers.get('Description', '')}"
