@@ -62,7 +62,7 @@ class WholeLog(EventLog):
     """The event log with its archive behind it. Without a trimmed position the archive is never asked.
 
     Raises UnavailableError, beside what EventLog raises, when the archive is needed and cannot be read; and with the
-    code `log_rewound`, for an append, when the log was cut, made anew or reconfigured since this one knows it.
+    code `log_rewound` when the log was cut, made anew or reconfigured since this one knows it.
     """
 
     def __init__(
@@ -81,10 +81,8 @@ class WholeLog(EventLog):
 
     async def append(self, decision: Decision) -> Appended:
         """As EventLog's, for a hot log that may have been trimmed: a version that only the archive has is held too."""
-        held_by_the_archive = await self._may_be_held_by_the_archive(decision)
-        if self._rewound is not None:
-            raise UnavailableError(self._rewound, code=LogRewoundError.code)
-        if held_by_the_archive:
+        await self._must_be_known()
+        if await self._may_be_held_by_the_archive(decision):
             archive = await self._archive(decision.org_id)
             holder = await archive.holder(*self._key(decision), decision.version)
             if holder is not None:
@@ -96,6 +94,7 @@ class WholeLog(EventLog):
 
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """All decisions of one aggregate, by version, wherever they are."""
+        await self._must_be_known()
         hot = await super().history(org_id, kind, aggregate_id)
         if hot:
             self._remember((org_id, kind, aggregate_id), hot[-1].position)
@@ -108,6 +107,7 @@ class WholeLog(EventLog):
 
     async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
         """The decision that holds a version of an aggregate, wherever it is."""
+        await self._must_be_known()
         found = await super().holder(org_id, kind, aggregate_id, version)
         if found is None and await self.trimmed_to():
             found = await (await self._archive(org_id)).holder(org_id, kind, aggregate_id, version)
@@ -143,6 +143,12 @@ class WholeLog(EventLog):
                 if self._must_look():
                     await self._look()
         return self._trimmed_to
+
+    async def _must_be_known(self) -> None:
+        """What is missing in a log that was rewound must not be taken for what never was, nor be decided again."""
+        await self.trimmed_to()
+        if self._rewound is not None:
+            raise UnavailableError(self._rewound, code=LogRewoundError.code)
 
     def _must_look(self) -> bool:
         return self._believed_until_s <= self._now_s() or self._nc.stats["reconnects"] != self._reconnections

@@ -49,11 +49,9 @@ async def limited(running: Rewindable) -> None:
     await api(running.connection, "STREAM.UPDATE.EVENTS", config | limits)
 
 
-HARM = [
-    pytest.param(backup, "is at position {at}, and the log ends at", "The log was rewound and written again", id="backup"),
-    pytest.param(deleted, "The log was made anew", "The log was made anew", id="deleted"),
-    pytest.param(limited, "reconfigured: max_msgs is 3", "reconfigured: max_msgs is 3", id="limited"),
-]  # fmt: skip
+CUT, REWOUND = "is at position {at}, and the log ends at", "The log was rewound and written again"
+ANEW, RECONFIGURED = "The log was made anew", "reconfigured: max_msgs is 3"
+HARM = [(backup, CUT, REWOUND), (deleted, ANEW, ANEW), (limited, RECONFIGURED, RECONFIGURED)]
 
 
 @pytest.mark.parametrize(("harm", "followers_say", "clients_hear"), HARM)
