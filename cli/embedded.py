@@ -191,6 +191,7 @@ def postgres_spec(home: Path, config: EmbeddedConfig) -> ProcessSpec:
         "shared_buffers": "128MB",
         "max_wal_size": "1GB",
         "password_encryption": "scram-sha-256",
+        "log_error_verbosity": "terse",  # details quote whole rows, and a log keeps what a company had erased
     }
     argv = [_postgres_program("postgres"), "-D", str(data)]
     argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]

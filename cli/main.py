@@ -58,9 +58,14 @@ def demo(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(
+    servers: Annotated[
+        bool,
+        typer.Option("--servers", help="NATS and Postgres only: to look and mend when a process refuses to start."),
+    ] = False,
+) -> None:
     """Start everything and keep it running; Ctrl-C stops it cleanly."""
-    run(_up(Settings()))
+    run(_up(Settings(), servers_only=servers))
 
 
 @app.command()
@@ -313,13 +318,17 @@ def _demo(api: Any, *, quiet: bool) -> dict[str, Any]:
     return run_demo(api, quiet=quiet)
 
 
-async def _up(settings: Settings) -> None:
+async def _up(settings: Settings, *, servers_only: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     system = System(settings, _announce)
-    endpoints = await system.start()
+    endpoints = await system.start(processes=()) if servers_only else await system.start()
     try:
+        if servers_only:
+            console.print("[green]The servers are up[/], without the processes. Ctrl-C stops them.")
+            await stop.wait()
+            return
         own = await _own_credentials(settings, endpoints)
         console.print(f"[green]Up.[/] API: {endpoints.gateway_url}/docs", soft_wrap=True)
         console.print(f"Data and logs: {settings.home}", soft_wrap=True)

@@ -16,6 +16,7 @@ from migrations.database import versions
 from migrations.streams import check_streams
 from projections.database import create_pool
 from projections.projector import ProjectionStatus, projection_status
+from projections.scrubbing import not_scrubbed
 
 HEALTH_WITHIN_S = 0.5
 PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
@@ -36,6 +37,8 @@ class Status:
     dead_letters: int | None = None
     archive_position: int | None = None
     projections: list[dict[str, Any]] = field(default_factory=list)
+    erased_not_scrubbed: int | None = None
+    """Erased companies of which Postgres's files may still hold something."""
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts."""
@@ -82,6 +85,7 @@ async def _gather_database(settings: Settings, status: Status) -> None:
         missing = set(versions()) - {row["version"] for row in await pool.fetch(APPLIED)}
         status.faults += [f"migration {version} is not applied: run `dex migrate`" for version in sorted(missing)]
         status.archive_position = (await Archive(pool).head()).position
+        status.erased_not_scrubbed = None if missing else await not_scrubbed(pool)
         for projection in await projection_status(pool):
             behind = None if status.log_position is None else status.log_position - projection.position
             remaining_s = _remaining_s(projection, behind)
@@ -132,6 +136,11 @@ def show_status(status: Status) -> None:
     if status.archive_position is not None and status.log_position is not None:
         behind = max(0, status.log_position - status.archive_position)
         console.print(f"The archive is at position {status.archive_position}, {behind} behind.")
+    if status.erased_not_scrubbed:
+        console.print(
+            f"[yellow]{status.erased_not_scrubbed} companies were erased, and their bytes may still be in Postgres's "
+            "files: run `dex keys scrub`.[/]"
+        )
     for fault in status.faults:
         console.print(f"[red]✗[/] {fault}")
     console.print("[green]All is well.[/]" if not status.faults else f"[red]{len(status.faults)} faults.[/]")

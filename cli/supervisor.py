@@ -23,6 +23,7 @@ READY_RETRY_S = 0.05
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 STABLE_AFTER_S = 20.0
+LOG_TAIL_BYTES = 64 * 1024
 LOG_TAIL_LINES = 15
 
 LAUNCH = (sys.executable, "-S", str(Path(__file__).with_name("launch.py")), str(os.getpid()))
@@ -57,6 +58,8 @@ class Running:
 
     spec: ProcessSpec
     process: asyncio.subprocess.Process
+    log_begins_at: int
+    """Where its log file was as it began: what is before was written by earlier ones."""
     started_s: float
     restarts: int = 0
     started_at: str = field(default_factory=lambda: _now())
@@ -72,7 +75,7 @@ class Supervisor:
 
     def __init__(self, state_path: Path, on_event: OnEvent) -> None:
         self.processes: dict[str, Running] = {}
-        self.extra: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
         self._state_path = state_path
         self._on_event = on_event
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -80,7 +83,7 @@ class Supervisor:
 
     async def start(self, spec: ProcessSpec) -> None:
         """Start a process and wait until it is ready; keep it running from then on. Raises ProcessFailedError."""
-        running = Running(spec, await _launch(spec), time.monotonic())
+        running = Running(spec, *await _launch(spec), time.monotonic())
         self.processes[spec.name] = running
         try:
             await _until_ready(running)
@@ -90,6 +93,11 @@ class Supervisor:
             raise
         self._keepers[spec.name] = asyncio.create_task(self._keep(running))
         self._on_event(spec.name, "ready")
+        self._write_state()
+
+    def note(self, facts: dict[str, Any]) -> None:
+        """Write these facts into the state's file too, for as long as this runs."""
+        self._extra = facts
         self._write_state()
 
     async def stop(self) -> None:
@@ -128,7 +136,7 @@ class Supervisor:
     async def _start_again(self, running: Running) -> None:
         """Whatever goes wrong is reported, never raised: a keeper that ended would leave its process dead for good."""
         try:
-            running.process = await _launch(running.spec)
+            running.process, running.log_begins_at = await _launch(running.spec)
             running.started_at = _now()
             self._write_state()
             await _until_ready(running)
@@ -144,7 +152,7 @@ class Supervisor:
                 name: {"pid": running.pid, "started_at": running.started_at, "restarts": running.restarts}
                 for name, running in self.processes.items()
             },
-            **self.extra,
+            **self._extra,
         }
         self._state_path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._state_path.with_suffix(".new")
@@ -153,11 +161,13 @@ class Supervisor:
         fresh.replace(self._state_path)
 
 
-async def _launch(spec: ProcessSpec) -> asyncio.subprocess.Process:
+async def _launch(spec: ProcessSpec) -> tuple[asyncio.subprocess.Process, int]:
+    """The process, and how long its log was before."""
     spec.log_path.parent.mkdir(parents=True, exist_ok=True)
     as_whom = ["--unroot", str(spec.unroot)] if spec.unroot is not None else []
     with spec.log_path.open("ab") as log:
-        return await asyncio.create_subprocess_exec(
+        begins_at = log.tell()
+        process = await asyncio.create_subprocess_exec(
             *LAUNCH,
             *as_whom,
             *spec.argv,
@@ -167,6 +177,7 @@ async def _launch(spec: ProcessSpec) -> asyncio.subprocess.Process:
             stderr=log,
             start_new_session=True,
         )
+        return process, begins_at
 
 
 async def _until_ready(running: Running) -> None:
@@ -185,7 +196,7 @@ async def _until_ready(running: Running) -> None:
             await asyncio.sleep(READY_RETRY_S)  # the bounded interval between two questions
     ended = running.process.returncode
     what = f"ended with {ended}" if ended is not None else f"is not ready after {READY_TIMEOUT_S:g} s ({reason!r})"
-    raise ProcessFailedError(f"{running.spec.name} {what}. The end of {running.spec.log_path}:\n{_tail(running.spec)}")
+    raise ProcessFailedError(f"{running.spec.name} {what}. The end of {running.spec.log_path}:\n{_tail(running)}")
 
 
 async def _end(running: Running) -> None:
@@ -204,6 +215,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _tail(spec: ProcessSpec) -> str:
-    lines = spec.log_path.read_text(errors="replace").splitlines()
+def _tail(running: Running) -> str:
+    """The last lines that the process wrote."""
+    with running.spec.log_path.open("rb") as log:
+        log.seek(max(running.log_begins_at, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+        lines = log.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-LOG_TAIL_LINES:])

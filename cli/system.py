@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from cli import embedded
 from cli.database_roles import GROUPS, MAY_DO_WITHOUT, Login, ensure_logins
 from cli.processes import ARCHIVER, COMMAND_SERVICE, GATEWAY, PROJECTOR, WORKER
-from cli.supervisor import ProcessSpec, Supervisor
+from cli.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from events.connection import connect
 from events.errors import ConfigurationError
 from events.health import ask_health
@@ -32,6 +32,8 @@ PROCESS_URLS = (
 OnEvent = Callable[[str, str], None]
 
 _HEALTH_WITHIN_S = 1.0
+
+SERVERS_ALONE = "To look at the data and mend it, start the servers without the processes: dex up --servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class System:
             await migrate_everything(self.endpoints.applied_to(self._settings))
             if self._logins:  # those of an embedded server; elsewhere the operator makes them (dex database roles)
                 await ensure_logins(self.endpoints.database_url, self._logins)
-            self.supervisor.extra = {
+            facts = {
                 "gateway_url": self.endpoints.gateway_url,
                 "nats_url": self.endpoints.nats_url,
                 "database_url": self.endpoints.database_url,
@@ -102,13 +104,17 @@ class System:
                 "process_database_urls": self.endpoints.process_database_urls,
                 "master_keys": _revealed(self._settings.master_keys),
             }
+            self.supervisor.note(facts)
             # at once: each takes a second or two to import, and none needs another to be there first
             async with asyncio.TaskGroup() as starting:
                 for name in processes:
                     starting.create_task(self.supervisor.start(self._process(name, self.endpoints)))
         except BaseExceptionGroup as group:
             await self.stop()
-            raise group.exceptions[0] from None
+            error = group.exceptions[0]
+            if isinstance(error, ProcessFailedError):
+                error = ProcessFailedError(f"{error.message}\n{SERVERS_ALONE}")
+            raise error from None
         except BaseException:
             await self.stop()
             raise

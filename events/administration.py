@@ -36,7 +36,7 @@ class SignInRule(BaseModel):
     look at an address only if `email_verified` is true. Take claims that only the identity provider can set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="Names the rule in the events.")]
     claim: Annotated[
@@ -181,7 +181,7 @@ class StepRegistered(Event):
 class RetryPolicy(BaseModel):
     """How a step is tried again after a retryable error: up to `attempts`, after `backoff_s` doubled each time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     attempts: Annotated[int, Field(ge=1, le=20, description="Executions at most, the first included.")] = 3
     backoff_s: Annotated[
@@ -193,7 +193,7 @@ class RetryPolicy(BaseModel):
 class BlueprintStep(BaseModel):
     """One step of a blueprint: which, how configured, and how it is tried again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     key: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="The key of a registered step.")]
     config: Annotated[dict[str, Any], Field(description="Checked against the step's config schema.")] = Field(

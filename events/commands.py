@@ -236,7 +236,7 @@ COMMANDS: dict[str, type[Command]] = {
 class Accepted(BaseModel):
     """A command's answer: the position of its last decision, and whether this very call made it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     position: int
     repeated: bool = False
@@ -248,6 +248,8 @@ class Answer(BaseModel):
     Neither means that the service could not decide now (`unavailable` says why): the gateway defers the command, unless
     the log itself is wrong (`code` is log_rewound), which may take long to mend.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     accepted: Accepted | None = None
     unavailable: str | None = None

@@ -17,7 +17,7 @@ PLATFORM_ORG = "platform"
 class AuthContext(BaseModel):
     """The caller of a request. `company_id` is None for an org_admin only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     org_id: str
     user_id: str | None
@@ -30,7 +30,7 @@ class AuthContext(BaseModel):
 class Actor(BaseModel):
     """Who caused a decision, as the log keeps it; no secret, no claim of a session."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     method: AuthMethod
     user_id: str | None = None

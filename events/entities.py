@@ -23,7 +23,7 @@ def entity_set_id(company_id: str, name: str) -> str:
 class EntityMembers(BaseModel):
     """Some records, by their keys, and an entity that they were or are in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     entity_id: str
     members: tuple[str, ...]

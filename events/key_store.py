@@ -85,8 +85,12 @@ class KeyStore:
         return len(document.generations) + 1
 
     async def rewrap(self, document: KeyDocument) -> bool:
-        """Wrap a company's keys by the present master key; whether there was any to wrap."""
+        """Wrap a company's keys by the present master key; whether there was any to wrap. Raises VersionConflictError.
+
+        Also erases what somebody could not who was killed after it had written the document.
+        """
         if all(self.wrapper.is_current(wrapped) for wrapped in document.generations):
+            await self._erase_before(document.owner, document.sequence)
             return False
         fresh = []
         for number, wrapped in enumerate(document.generations, start=1):
@@ -103,6 +107,13 @@ class KeyStore:
             except VersionConflictError:
                 continue  # somebody else erases it too, or rotated its keys in this moment: look again
         await self._erase_before(owner, document.sequence)
+
+    async def absent_replicas(self) -> list[str]:
+        """Nodes that do not overwrite now what is erased, and keep its bytes when they are back. For an operator."""
+        info = await self._request(f"$JS.API.STREAM.INFO.{subjects.KEYS}", b"")
+        if error := info.get("error"):
+            raise UnavailableError(f"KEYS cannot be looked at: {error.get('description')}")
+        return absent_in(info)
 
     async def _add(self, document: KeyDocument, *, whole: bool) -> None:
         number = len(document.generations) + 1
@@ -179,3 +190,9 @@ def _plain(whole: bool, generations: list[str]) -> dict[str, Any]:
 def _context(owner: Owner, number: int) -> bytes:
     """What a wrapped key is bound to: it unwraps as no other company's, and as no other generation."""
     return f"{owner.org_id}/{owner.company_id}/{number}".encode()
+
+
+def absent_in(info: dict[str, Any]) -> list[str]:
+    """Of a stream's info (STREAM.INFO): the replicas that are offline, or not up to date."""
+    replicas = (info.get("cluster") or {}).get("replicas") or ()
+    return [replica["name"] for replica in replicas if replica.get("offline") or not replica.get("current")]

@@ -143,7 +143,10 @@ def required_store(connection: Client, settings: Settings) -> KeyStore:
     """The store of keys, for an operator's commands. Raises ConfigurationError when no master key is set."""
     wrapper = wrapper_of(settings)
     if wrapper is None:
-        raise ConfigurationError("No master key is set (DATA_ENGINE_MASTER_KEYS): nothing is encrypted.")
+        raise ConfigurationError(
+            "No master key is set here. Set DATA_ENGINE_MASTER_KEYS to what the processes have; where they have none, "
+            "nothing is encrypted."
+        )
     return KeyStore(connection, wrapper)
 
 

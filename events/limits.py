@@ -14,7 +14,7 @@ class Limits(BaseModel):
     Rates hold for each gateway process, open runs for the whole system. A session counts as a token of its own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     org_requests_per_s: Rate | None = None
     org_bytes_per_s: Rate | None = None

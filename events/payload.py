@@ -21,7 +21,7 @@ class Payload(BaseModel):
     parts of a file that was uploaded (`file`: events.upload), whose rows are not counted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     digest: str
     """SHA-256 of the bytes, hexadecimal."""

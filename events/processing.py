@@ -32,7 +32,7 @@ class SubmissionCreated(Event):
 class ExpectedStep(BaseModel):
     """What is recorded of a step of the run that a verification executes again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     step_version: str
     input_digest: str
@@ -47,7 +47,7 @@ class ExpectedStep(BaseModel):
 class Verifies(BaseModel):
     """The run that a verification executes again, and what is recorded of each of its steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     run_id: str
     steps: tuple[ExpectedStep, ...]

@@ -14,9 +14,9 @@ from events.keys import Owner
 from events.logging import get_logger
 from events.model import Recorded
 from projections import checkpoints
-from projections.base import Projection, storable
+from projections.base import LIVE_SCHEMA, Projection, storable
 from projections.batch import DATA_FAULTS, Batch, Undecodable
-from projections.catalogue import KINDS
+from projections.catalogue import EARLIER, KINDS
 from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.database import Database
 
@@ -103,6 +103,8 @@ async def _in_transaction(
             if decisions := batch.decisions_after(projection.kind, position):
                 letters += await apply_one(connection, schema, projection, decisions)
             await _erase(connection, schema, projection, batch.erasures_after(position))
+        if batch.erasures and schema == LIVE_SCHEMA:
+            await _erase_earlier(connection, [erasure.owner for erasure in batch.erasures])
         await _bury(connection, schema, batch, letters)
         moved = [Checkpoint(p.name, batch.last_position, epoch, batch.decision_id) for p in behind]
         await checkpoints.move(connection, schema, moved)
@@ -114,6 +116,13 @@ async def _erase(connection: Database, schema: str, projection: Projection, eras
     companies = [owner.company_id for owner in erased]
     for sql in projection.erase if companies else ():
         await connection.execute(sql.replace("{schema}", schema), companies)
+
+
+async def _erase_earlier(connection: Database, erased: Sequence[Owner]) -> None:
+    """The same for generations that are no longer in service, whose tables nobody has dropped yet."""
+    for projection in EARLIER:
+        if await connection.fetchval("SELECT to_regclass($1)::oid", f"{LIVE_SCHEMA}.{projection.name}") is not None:
+            await _erase(connection, LIVE_SCHEMA, projection, erased)
 
 
 async def _whole(
@@ -128,10 +137,18 @@ async def _whole(
         try:
             missing = await connection.fetch(statement.sql.replace("{schema}", schema), *statement.columns)
         except _REFUSED as error:
-            raise PoisonError(repr(error)) from error
+            raise PoisonError(_told(error)) from error
         if missing:
             raise PoisonError(f"What is changed is not there: {', '.join(row[0] for row in missing[:3])}")
     return []
+
+
+def _told(error: asyncpg.PostgresError) -> str:
+    """What was refused, without the value: reasons are logged and kept, and what is in them could not be erased."""
+    if error.severity is None:  # asyncpg's own: "invalid input for query argument $2: 'the value' (…)"
+        return str(error).partition(":")[0]
+    where = " ".join(filter(None, (error.table_name, error.column_name, error.constraint_name)))
+    return f"{type(error).__name__} ({error.sqlstate}){': ' if where else ''}{where}"
 
 
 async def _without_poison(

@@ -20,6 +20,9 @@ WHERE t.company_id = g.company_id AND t.org_id = g.org_id
 """
 
 
+FORGET = "UPDATE {schema}.companies_v1 SET name = NULL WHERE company_id = ANY($1::uuid[])"
+
+
 def fold(batch: Sequence[Recorded]) -> list[Statement]:
     """Rows of the companies made in the batch, and what is left of those that were erased in it."""
     made: dict[str, tuple[object, ...]] = {}
@@ -39,4 +42,6 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
     return statements(Statement.of(INSERT, made.values()), Statement.of(ERASE, erased.values()))
 
 
-COMPANIES = Projection(name="companies_v1", kind=COMPANY, tables=(Table("companies_v1", ("company_id",)),), fold=fold)
+COMPANIES = Projection(
+    name="companies_v1", kind=COMPANY, tables=(Table("companies_v1", ("company_id",)),), fold=fold, erase=(FORGET,)
+)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from events.model import Recorded
 from events.processing import RUN, RunStarted
-from projections.base import Projection, Statement, Table, statements
+from projections.base import Projection, Statement, Table, rows_of_company, statements
 
 UPSERT = """
 INSERT INTO {schema}.verifications_v1 (run_id, org_id, company_id, verifies, position)
@@ -25,5 +25,9 @@ def fold(batch: Sequence[Recorded]) -> list[Statement]:
 
 
 VERIFICATIONS = Projection(
-    name="verifications_v1", kind=RUN, tables=(Table("verifications_v1", ("run_id",)),), fold=fold
+    name="verifications_v1",
+    kind=RUN,
+    tables=(Table("verifications_v1", ("run_id",)),),
+    fold=fold,
+    erase=(rows_of_company("verifications_v1"),),
 )

@@ -48,17 +48,22 @@ class CompanyKeyKeeper:
             )
 
     async def destroy(self, owner: Owner, at: datetime) -> None:
-        """Destroy a company's key, and forget its results; done again, it does no more. Raises UnavailableError."""
+        """Destroy a company's key, and forget its results; done again, it does the rest. Raises UnavailableError."""
         self._keyring.forget(owner)
         if self._keyring.store is None:
             raise UnavailableError("No master key is set here, so that a company's key cannot be destroyed.")
+        begun = (await self._keyring.store.read(owner)).erased_at is not None
         await self._keyring.store.erase(owner, at)
         await self._purge_memo(owner)
         await self._nc.publish(subjects.ERASED, strictjson.dumps({"org": owner.org_id, "company": owner.company_id}))
-        _logger.info("key_destroyed", org_id=owner.org_id, company_id=owner.company_id)
+        if not begun:
+            _logger.info("key_destroyed", org_id=owner.org_id, company_id=owner.company_id)
 
     async def catch_up(self) -> None:
-        """Destroy what the log says is erased, from its beginning on; runs until it is cancelled."""
+        """Destroy what the log says is erased, from its beginning on; runs until it is cancelled.
+
+        Also where a tombstone says that it was: who wrote it may have died before the key's bytes were overwritten.
+        """
         erased = [f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"]
         async for batch in follow(self._nc, subjects.EVENTS, erased, after=0):
             for message in batch:
@@ -69,9 +74,7 @@ class CompanyKeyKeeper:
     async def _destroy_in_the_end(self, owner: Owner, at: datetime) -> None:
         while True:
             try:
-                if self._keyring.store is None or (await self._keyring.store.read(owner)).erased_at is None:
-                    await self.destroy(owner, at)
-                self._keyring.forget(owner)
+                await self.destroy(owner, at)
                 return
             except UnavailableError as error:
                 _logger.warning("key_not_destroyed_yet", company_id=owner.company_id, reason=error.message)

@@ -6,6 +6,7 @@ import asyncpg
 
 from cli.database_roles import CONNECT_TIMEOUT_S, GROUPS, MAY_DO_WITHOUT, role_facts
 from cli.security.report import Audited, Finding, is_loopback, parts_of
+from projections.server_files import values_logged
 
 SCHEMA = "data_engine"
 
@@ -54,6 +55,8 @@ async def check_postgres(audited: Audited) -> list[Finding]:
         findings.append(Finding("postgres", "operator", f"{facts.name}, for migrations and rebuilds only"))
         findings += await _check_tables(connection)
         findings += await _check_tokens(connection)
+        for logged in await values_logged(connection):
+            findings.append(Finding("postgres", "the server's log", logged.what, "notice", logged.todo))
     finally:
         await connection.close()
     return findings

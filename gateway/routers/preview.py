@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from events.administration import BlueprintStep
-from events.errors import StateConflictError
+from events.errors import ErasedError, StateConflictError
 from events.payload import encode_records
 from events.preview import ROWS_MAX, SAMPLE_MAX_BYTES, PreviewRequest, PreviewRows, PreviewStep
 from gateway import answers
@@ -177,9 +177,10 @@ async def _steps(call: Call, scope: Scope, body: PreviewBlueprint) -> tuple[Blue
 
 
 async def _company(call: Call, scope: Scope, company_id: str | None) -> str:
-    """The company in whose name the steps run: one that exists."""
+    """The company in whose name the steps run: one that exists, and is not erased."""
     company_id = company_for(call.auth, company_id)
-    await _found(call, scope, "company", company_id, administration.company)
+    if (await _found(call, scope, "company", company_id, administration.company))["erased_at"] is not None:
+        raise ErasedError(f"The company {company_id} is erased: nothing is done in its name any more.")
     return company_id
 
 

@@ -23,7 +23,7 @@ RowIndex = Annotated[int, Field(ge=0)]
 
 
 class _Foreign(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 M = TypeVar("M", bound=_Foreign)

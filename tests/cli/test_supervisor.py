@@ -87,7 +87,7 @@ def spec(folder: Path, name: str, code: str, *, says: str = "", stop_timeout_s: 
 async def test_a_started_process_is_ready_and_the_state_tells_of_it(
     tmp_path: Path, supervisor: Supervisor, story: Story
 ) -> None:
-    supervisor.extra = {"gateway_url": "http://127.0.0.1:1"}
+    supervisor.note({"gateway_url": "http://127.0.0.1:1"})
     await supervisor.start(spec(tmp_path, "one", WAITS, says="hello"))
     path = tmp_path / "run" / "state.json"
     state = json.loads(path.read_text())

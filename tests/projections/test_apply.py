@@ -6,15 +6,16 @@ import pytest
 from events import administration as admin
 from events.follow import Followed
 from events.mapper import encode_decision
+from events.subjects import ERASED_ROUTING
 from projections import apply as applying
 from projections import checkpoints
 from projections.apply import apply
 from projections.base import LIVE_SCHEMA
 from projections.batch import decode
-from projections.catalogue import PROJECTIONS
+from projections.catalogue import EARLIER, PROJECTIONS
 from projections.checkpoints import CheckpointsMovedError
 from services.domain import run as runs
-from tests.projections.support import ORG, History, an_id, done, whole_run
+from tests.projections.support import COMPANY, ORG, History, an_id, done, whole_run
 
 NAMES = [projection.name for projection in PROJECTIONS]
 EPOCH = "epoch"
@@ -101,11 +102,35 @@ async def test_what_postgres_refuses_is_a_dead_letter_and_its_neighbours_are_app
     assert [(row["name"], row["position"]) for row in letters] == [
         ("runs_v2", 2), ("runs_v2", 4), ("step_results_v1", 4),
     ]  # fmt: skip
-    assert "no id" in letters[0]["reason"]
+    assert "invalid input for query argument $" in letters[0]["reason"]
+    assert "no id" not in letters[0]["reason"], "what a reason quotes could not be erased"
     assert BAD in letters[1]["reason"]
     assert [(row["run_id"], row["status"]) for row in await world.rows("runs_v2")] == [(GOOD, "succeeded")]
     assert len(await world.rows("step_results_v1")) == 3
     assert await world.positions() == {4}
+
+
+async def test_an_erased_company_is_gone_from_generations_that_are_out_of_service_too(world):
+    history = whole_run(1)
+    await apply_now(world, messages(history))
+    await world.pool.execute("INSERT INTO data_engine.runs_v1 SELECT (jsonb_populate_record(NULL::data_engine.runs_v1, "
+                             "to_jsonb(r))).* FROM data_engine.runs_v2 r")  # fmt: skip
+    erased = admin.CompanyErased(originator_id=COMPANY, originator_version=1)
+    history.decide(admin.COMPANY, COMPANY, erased, routing=ERASED_ROUTING)
+    await apply_now(world, messages(history)[2:])
+    for table in ("runs_v1", "runs_v2", "step_results_v1", "submissions_v1"):
+        assert await world.rows(table) == [], table
+
+
+async def test_whatever_has_rows_of_companies_can_be_erased(world):
+    """A read model that is added and forgets to is found here."""
+    of_companies = await world.pool.fetch(
+        "SELECT DISTINCT table_name AS name FROM information_schema.columns JOIN information_schema.tables "
+        "USING (table_schema, table_name) WHERE table_schema = 'data_engine' AND column_name = 'company_id' "
+        "AND table_type = 'BASE TABLE' AND table_name NOT LIKE 'event_log%'"
+    )
+    erasing = " ".join(sql for projection in (*PROJECTIONS, *EARLIER) for sql in projection.erase)
+    assert {row["name"] for row in of_companies if f".{row['name']} " not in erasing} == set()
 
 
 @pytest.mark.parametrize("number", [2**31, 2**63])

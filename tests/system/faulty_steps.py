@@ -86,4 +86,9 @@ def nonce(records: Sequence[Record], config: NoConfig) -> StepOutput:
     return StepOutput([{**record, "nonce": uuid.uuid4().hex} for record in records])
 
 
-STEPS = (nonce, count, crash, hang, slow, greedy, flaky, refuse, garbage)
+@step("test_quote", version="1", summary="Quotes what it was given when it fails.", config=NoConfig)
+def quote(records: Sequence[Record], config: NoConfig) -> StepOutput:
+    raise ValueError(f"cannot do anything with {records[0]}")
+
+
+STEPS = (quote, nonce, count, crash, hang, slow, greedy, flaky, refuse, garbage)
