@@ -29,7 +29,7 @@ from projections.database import create_pool
 from tests.conftest import process_settings
 from tests.system.client import SYSTEM_JWT_SECRET, SYSTEM_MASTER_KEYS, Org, new_org
 
-PATIENCE_S = 40
+PATIENCE_S = 90
 ASKED_EVERY_S = 0.1
 """The interval between two questions."""
 
