@@ -1,6 +1,7 @@
 """`dex replay`: the log over the API, as whoever the token says; and, for the operator, the read models at a moment."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -22,7 +23,8 @@ from projections.database import create_pool
 from projections.moment import BuiltMoment, build_moment, check_name
 
 SOURCE = "/data-engine-x/orgs"
-RETRIES_MAX = 5
+PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0, 10.0, 10.0, 10.0)
+"""Before a stream that is followed is asked for again: a minute in all, since something last came."""
 
 
 class Format(StrEnum):
@@ -51,7 +53,8 @@ def replay(api: Api, body: Mapping[str, Any], shown_as: Format) -> None:
 
 
 def decisions(api: Api, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The decisions of a stream. One that is followed goes on by itself, from its last position, when it breaks off.
+    """The decisions of a stream. One that is followed goes on by itself, from its last position, when it breaks off, or
+    ends because a server is away.
 
     Raises ApiError.
     """
@@ -59,11 +62,12 @@ def decisions(api: Api, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     while True:
         try:
             for line in api.lines("events/stream", {**body, "after_position": at}):
-                at, failures = line["position"], 0
+                at = line["position"]
                 if "problem" in line:
                     raise ApiError(
                         f"The stream ended: {line['problem'].get('detail')}", status=line["problem"]["status"]
                     )
+                failures = 0
                 if line.get("end"):
                     return
                 if "heartbeat" not in line:
@@ -71,9 +75,11 @@ def decisions(api: Api, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             error: ApiError = ApiError("The stream broke off before its end.")
         except ApiError as failed:
             error = failed
-        failures += 1
-        if not body["follow"] or "status" in error.details or failures > RETRIES_MAX:
+        refused = error.details.get("status", 503) < 500
+        if not body["follow"] or refused or failures == len(PAUSES_S):
             raise error
+        time.sleep(PAUSES_S[failures])  # a pause, so that a server that is on its way up is not asked in vain
+        failures += 1
 
 
 def cloudevents(decision: Mapping[str, Any], org_id: str) -> Iterator[dict[str, Any]]:

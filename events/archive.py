@@ -109,9 +109,13 @@ class Archive:
 
     async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
         """The archived decision that holds a version; None when the archive has none. Raises PoisonedMessageError."""
-        prefix = f"events.{org_id}.{kind}.{aggregate_id}.{version}."
-        found = await self._decoded(await self._fetch(HOLDER, aggregate_id, version, prefix))
+        found = await self._decoded(await self._holders(org_id, kind, aggregate_id, version))
         return found[0] if found else None
+
+    async def stored(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Archived | None:
+        """What holds a version, as it was recorded: also what cannot be read here. None when the archive has none."""
+        rows = await self._holders(org_id, kind, aggregate_id, version)
+        return Archived(**rows[0]) if rows else None
 
     async def holds(self, org_id: str, kind: str, aggregate_id: str, version: int) -> bool:
         """Whether the archive has a decision at a version."""
@@ -129,6 +133,10 @@ class Archive:
             else:
                 last = middle - 1
         return known
+
+    async def _holders(self, org_id: str, kind: str, aggregate_id: str, version: int) -> list[Any]:
+        prefix = f"events.{org_id}.{kind}.{aggregate_id}.{version}."
+        return await self._fetch(HOLDER, aggregate_id, version, prefix)
 
     async def _decoded(self, rows: Sequence[Any]) -> list[Recorded]:
         await self._keyring.load((row["subject"], row["body"]) for row in rows)

@@ -245,11 +245,13 @@ class Accepted(BaseModel):
 class Answer(BaseModel):
     """What the command service sends back: an acceptance or a rejection (events.errors.rejection_to_json).
 
-    Neither means that the service could not decide now (`unavailable` says why): the gateway defers the command.
+    Neither means that the service could not decide now (`unavailable` says why): the gateway defers the command, unless
+    the log itself is wrong (`code` is log_rewound), which may take long to mend.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     accepted: Accepted | None = None
     unavailable: str | None = None
+    code: str | None = None
     rejected: Annotated[dict[str, Any] | None, Field(description="The wire form of a RejectedError.")] = None

@@ -2,7 +2,8 @@
 
 The hot log may be trimmed (`dex log trim`). Where it begins is announced in the stream's metadata a lease before a
 decision vanishes, and everybody who reads or appends here looks at it at least once in a lease. So nobody takes a
-decision that was trimmed for one that never was.
+decision that was trimmed for one that never was. At the same look, and after each reconnection, one who appends sees
+whether the log is still the one that he knew (design rule 13).
 """
 
 import asyncio
@@ -10,19 +11,23 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from nats.aio.client import Client
 
+from events import subjects
 from events.archive import PAGE_ROWS, Archive, Archived
 from events.context import PLATFORM_ORG
-from events.errors import PoisonedMessageError, UnavailableError
+from events.errors import LogRewoundError, PoisonedMessageError, UnavailableError
 from events.keyring import Keyring
-from events.log import PAGE_MESSAGES, Appended, EventLog, appended_before
+from events.log import APPEND_ATTEMPTS, PAGE_MESSAGES, Appended, EventLog, LogState, appended_before
 from events.mapper import decode_decision
 from events.model import Decision, Recorded
 
 LEASE_S = 5.0
 """So long the beginning of the hot log is believed to be where it was; `dex log trim` waits for longer."""
+LOOK_AGAIN_S = 1.0
+"""So soon a log that is not the one that it was is looked at again."""
 REMEMBERED_MAX = 20_000
 
 OpenArchive = Callable[[str], Awaitable[Archive]]
@@ -31,10 +36,33 @@ OpenArchive = Callable[[str], Awaitable[Archive]]
 _Key = tuple[str, str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The log as one who appends knows it: its epoch, how far it went, and the last decision that he recorded."""
+
+    epoch: str = ""
+    last_position: int = 0
+    appended: int = 0
+    decision_id: str = ""
+
+    def with_state(self, state: LogState) -> "Known":
+        """After a look at it."""
+        return replace(self, epoch=state.epoch, last_position=max(self.last_position, state.last_position))
+
+    def with_appended(self, position: int, decision_id: str) -> "Known":
+        """After a decision was recorded, or found recorded."""
+        if position <= self.appended:
+            return self
+        return replace(
+            self, last_position=max(self.last_position, position), appended=position, decision_id=decision_id
+        )
+
+
 class WholeLog(EventLog):
     """The event log with its archive behind it. Without a trimmed position the archive is never asked.
 
-    Raises UnavailableError, beside what EventLog raises, when the archive is needed and cannot be read.
+    Raises UnavailableError, beside what EventLog raises, when the archive is needed and cannot be read; and with the
+    code `log_rewound` when the log was cut, made anew or reconfigured since this one knows it.
     """
 
     def __init__(
@@ -45,22 +73,28 @@ class WholeLog(EventLog):
         self._now_s = now_s
         self._trimmed_to = 0
         self._believed_until_s = -1.0
+        self._reconnections = 0
+        self._known = Known()
+        self._rewound: str | None = None
         self._looking = asyncio.Lock()
         self._seen: OrderedDict[_Key, int] = OrderedDict()  # the position of the last version that was seen
 
     async def append(self, decision: Decision) -> Appended:
         """As EventLog's, for a hot log that may have been trimmed: a version that only the archive has is held too."""
+        await self._must_be_known()
         if await self._may_be_held_by_the_archive(decision):
             archive = await self._archive(decision.org_id)
             holder = await archive.holder(*self._key(decision), decision.version)
             if holder is not None:
                 return appended_before(decision, holder)
         appended = await super().append(decision)
+        self._known = self._known.with_appended(appended.position, decision.decision_id)
         self._remember(self._key(decision), appended.position)
         return appended
 
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """All decisions of one aggregate, by version, wherever they are."""
+        await self._must_be_known()
         hot = await super().history(org_id, kind, aggregate_id)
         if hot:
             self._remember((org_id, kind, aggregate_id), hot[-1].position)
@@ -73,6 +107,7 @@ class WholeLog(EventLog):
 
     async def holder(self, org_id: str, kind: str, aggregate_id: str, version: int) -> Recorded | None:
         """The decision that holds a version of an aggregate, wherever it is."""
+        await self._must_be_known()
         found = await super().holder(org_id, kind, aggregate_id, version)
         if found is None and await self.trimmed_to():
             found = await (await self._archive(org_id)).holder(org_id, kind, aggregate_id, version)
@@ -103,13 +138,44 @@ class WholeLog(EventLog):
 
     async def trimmed_to(self) -> int:
         """Up to which position the hot log may have been trimmed; 0 when it is whole. Raises UnavailableError."""
-        if self._believed_until_s <= self._now_s():
+        if self._must_look():
             async with self._looking:
-                if self._believed_until_s <= (asked_s := self._now_s()):
-                    state = await self.state()
-                    self._trimmed_to = max(state.trimmed_to, state.first_position - 1)
-                    self._believed_until_s = asked_s + LEASE_S
+                if self._must_look():
+                    await self._look()
         return self._trimmed_to
+
+    async def _must_be_known(self) -> None:
+        """What is missing in a log that was rewound must not be taken for what never was, nor be decided again."""
+        await self.trimmed_to()
+        if self._rewound is not None:
+            raise UnavailableError(self._rewound, code=LogRewoundError.code)
+
+    def _must_look(self) -> bool:
+        return self._believed_until_s <= self._now_s() or self._nc.stats["reconnects"] != self._reconnections
+
+    async def _look(self) -> None:
+        asked_s, reconnections, known = self._now_s(), self._nc.stats["reconnects"], self._known
+        state = await self.state()
+        self._trimmed_to = max(state.trimmed_to, state.first_position - 1)
+        self._rewound = rewound(known, state, await self._id_at(known.appended, state))
+        if self._rewound is None:
+            self._known = self._known.with_state(state)
+        self._reconnections = reconnections
+        self._believed_until_s = asked_s + (LEASE_S if self._rewound is None else LOOK_AGAIN_S)
+
+    async def _id_at(self, position: int, state: LogState) -> str:
+        """The id of the decision at a position that was appended; "" when the log cannot have it, or not as one."""
+        if not max(1, state.first_position) <= position <= state.last_position:
+            return ""
+        for attempt in range(APPEND_ATTEMPTS):
+            try:
+                recorded = await self.at(position)
+            except PoisonedMessageError:
+                return ""
+            if recorded is not None:
+                return recorded.decision.decision_id
+            await asyncio.sleep(0.02 * 2**attempt)  # backoff: a replica that is behind is asked again
+        return ""
 
     async def _may_be_held_by_the_archive(self, decision: Decision) -> bool:
         """Not when the hot log is whole, nor when it has the version before this one: what follows it is there too."""
@@ -136,6 +202,24 @@ class WholeLog(EventLog):
         self._seen.move_to_end(key)
         if len(self._seen) > REMEMBERED_MAX:
             self._seen.popitem(last=False)
+
+
+def rewound(known: Known, state: LogState, found_id: str) -> str | None:
+    """How the log is not the one that was known; None when it is. `found_id` is what it has where `known` appended."""
+    if state.faults:
+        what = f"The stream {subjects.EVENTS} was reconfigured: {'; '.join(state.faults)}."
+    elif known.epoch and known.epoch != state.epoch:
+        what = f"The log was made anew: it was {known.epoch!r}, and is {state.epoch!r}, made at {state.created}."
+    elif state.last_position < known.last_position:
+        what = f"The log was cut: it had positions up to {known.last_position}, and ends at {state.last_position}."
+    elif known.appended >= max(1, state.first_position) and found_id != known.decision_id:
+        what = (
+            f"The log was rewound and written again: at position {known.appended} the decision {known.decision_id} was "
+            f"recorded, and there is {found_id or '(none)'} now."
+        )
+    else:
+        return None
+    return f"{what} Nothing is recorded until the operator has restored it (dex log check, dex log restore log)."
 
 
 def _org_of(subject_filter: str) -> str | None:

@@ -14,7 +14,7 @@ from events import metrics, strictjson, subjects, tracing
 from events.commands import Accepted, Answer, Command
 from events.context import Actor, AuthContext
 from events.deferral import seal_command
-from events.errors import UnavailableError, rejection_from_json
+from events.errors import LogRewoundError, UnavailableError, rejection_from_json
 from events.ids import derive_id
 from events.keyring import keyring_of
 
@@ -79,7 +79,8 @@ class CommandSender:
         """Ask, and give the answer; when no service answers, keep the command on disk for one that will.
 
         Raises the RejectedError that the service answered with, and UnavailableError when the command could not even
-        be deferred (it may have been done all the same: repeat it with the same key to know).
+        be deferred (it may have been done all the same: repeat it with the same key to know), or when the log is not
+        the one that the service wrote (code log_rewound).
         """
         accepted, body = await self._answer(command)
         if accepted is not None:
@@ -108,6 +109,8 @@ class CommandSender:
             return answer.accepted, body
         if answer is not None and answer.rejected is not None:
             raise rejection_from_json(answer.rejected)
+        if answer is not None and answer.unavailable is not None and answer.code == LogRewoundError.code:
+            raise UnavailableError(answer.unavailable, code=answer.code)
         return None, body
 
     async def _ask(self, command: Command, body: bytes) -> Answer | None:

@@ -95,7 +95,7 @@ class CommandService:
             try:
                 answer = await self.answer(kind.model_validate_json(command.data), command.headers)
             except UnavailableError as error:
-                answer = Answer(unavailable=error.message)
+                answer = Answer(unavailable=error.message, code=error.code)
             return answer.model_dump_json().encode()
 
         ask.__name__ = kind.NAME

@@ -77,9 +77,11 @@ async def _lines(call: Call, view: LogView, body: StreamEvents) -> AsyncGenerato
             at = max(at, part.reached)
             if part.following is not None:
                 continue
-            if not body.follow or signals.closing or at >= before - 1:
+            if not body.follow or at >= before - 1:
                 yield _line({"position": at, "end": True})
                 return
+            if signals.closing:
+                return  # without an end, as what breaks off: who follows goes on at another gateway
             # Not on to `known`: a replica of the log that is behind may not have shown what is before it.
             try:
                 await signals.wait_position(max(at, known) + 1, body.heartbeat_s)

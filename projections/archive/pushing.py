@@ -32,7 +32,7 @@ class Target(Protocol):
 
 
 class FileTarget:
-    """A file that is only appended to: `{"checkpoint": note}` a line."""
+    """A file that is only appended to: `{"checkpoint": note}` a line. A line that a crash left unfinished stays so."""
 
     name = "file"
 
@@ -48,7 +48,11 @@ class FileTarget:
             raise UnavailableError(f"Checkpoints cannot be written to {self._path}: {error}") from error
 
     def _append(self, text: bytes) -> None:
-        with self._path.open("ab") as file:
+        with self._path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

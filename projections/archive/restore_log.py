@@ -17,8 +17,7 @@ from nats.aio.client import Client
 
 from events import strictjson, subjects
 from events.archive import Archive
-from events.errors import PoisonedMessageError, StateConflictError, UnavailableError
-from events.history import WholeLog
+from events.errors import StateConflictError, UnavailableError
 from events.log import EventLog
 from projections.archive.check import NO_MESSAGE, CheckResult, Hot, OnProgress, Progress, archived_rows, check
 from projections.archive.stream import (
@@ -31,7 +30,6 @@ from projections.archive.stream import (
     frozen,
     put_all,
 )
-from projections.log_guard import decision_id_of
 
 PAGE_MESSAGES = 500
 
@@ -145,20 +143,16 @@ async def _append_rescued(archive: Archive, connection: Client) -> LogRestored:
 
     Done twice it does no more than once: a decision that holds its version already is only taken from DEAD_LETTERS.
     """
-
-    async def opened(_org_id: str) -> Archive:
-        return archive
-
-    log, appended, left, refused = WholeLog(connection, opened), 0, 0, set[tuple[str, str, str]]()
+    appended, left, refused = 0, 0, set[tuple[str, str, str]]()
     async for letter in _rescued(connection):
         try:
             address = subjects.Address.parse(letter.subject)
             key = (address.org_id, address.kind, address.aggregate_id)
-            if key in refused or not await _append_one(log, connection, address, letter.subject, letter.body):
+            if key in refused or not await _append_one(archive, connection, address, letter):
                 refused.add(key)
                 left += 1
                 continue
-        except (ValueError, PoisonedMessageError):
+        except ValueError:
             left += 1
             continue  # no decision that we could judge: it stays where it is
         await api(connection, f"STREAM.MSG.DELETE.{subjects.DEAD_LETTERS}", {"seq": letter.number})
@@ -166,20 +160,38 @@ async def _append_rescued(archive: Archive, connection: Client) -> LogRestored:
     return LogRestored(appended=appended, dead_letters=left)
 
 
-async def _append_one(log: WholeLog, connection: Client, address: subjects.Address, subject: str, body: bytes) -> bool:
-    """Whether the decision is in the log now: its version was free, and the one before it is there."""
+async def _append_one(archive: Archive, connection: Client, address: subjects.Address, letter: _Rescued) -> bool:
+    """Whether the decision is in the log now: its version was free, and the one before it is there.
+
+    Told by subject and bytes, as they are: what is encrypted cannot be read here.
+    """
     key = (address.org_id, address.kind, address.aggregate_id)
-    holder = await log.holder(*key, address.version)
+    holder = await _held(archive, connection, subjects.version_filter(*key, address.version), address)
     if holder is not None:
-        return holder.decision.decision_id == decision_id_of(body)
-    if address.version > 1 and await log.holder(*key, address.version - 1) is None:
+        return holder == (letter.subject, letter.body)
+    before = replace(address, version=address.version - 1)
+    before_filter = subjects.version_filter(*key, before.version)
+    if before.version and await _held(archive, connection, before_filter, before) is None:
         return False
     headers = {
         "Nats-Expected-Last-Subject-Sequence": "0",
         "Nats-Expected-Last-Subject-Sequence-Subject": subjects.version_filter(*key, address.version),
     }
     try:
-        answer = await connection.request(subject, body, timeout=TIMEOUT_S, headers=headers)
+        answer = await connection.request(letter.subject, letter.body, timeout=TIMEOUT_S, headers=headers)
     except nats.errors.Error as error:
         raise UnavailableError("The log does not answer.") from error
     return "error" not in strictjson.loads(answer.data)
+
+
+async def _held(
+    archive: Archive, connection: Client, version_filter: str, address: subjects.Address
+) -> tuple[str, bytes] | None:
+    """Subject and bytes of what holds a version, in the log or, of what was trimmed, in the archive."""
+    answer = await ask(connection, f"STREAM.MSG.GET.{subjects.EVENTS}", {"last_by_subj": version_filter})
+    if "message" in answer:
+        return answer["message"]["subject"], base64.b64decode(answer["message"].get("data", ""))
+    if answer["error"].get("err_code") != NO_MESSAGE:
+        raise UnavailableError(f"The log cannot be read: {answer['error'].get('description')}")
+    stored = await archive.stored(address.org_id, address.kind, address.aggregate_id, address.version)
+    return None if stored is None else (stored.subject, stored.body)

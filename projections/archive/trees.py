@@ -33,6 +33,8 @@ IDLE_S = 2.0
 """How often the archive is looked at while nothing tells of more: another archiver may have added it."""
 UNSIGNED_MAX = 500
 
+AFTER_TREES, BEFORE_COMMIT, AFTER_COMMIT = "after_trees", "before_commit", "after_commit"
+
 _WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 
 _logger = get_logger("trees")
@@ -59,6 +61,7 @@ class TreeBuilder:
     """Builds the trees of all orgs from the archive. `wake` is called when there may be more of it.
 
     Without a key the trees grow, and there are no checkpoints. `told` is awaited after each commit with the position.
+    `reached` is told of named points, so that a test can crash there.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class TreeBuilder:
         key: AuditKey | None,
         *,
         told: Callable[[int], Awaitable[None]] | None = None,
+        reached: Callable[[str], None] = lambda _point: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         batch_max: int = BATCH_MAX,
         idle_s: float = IDLE_S,
@@ -74,6 +78,7 @@ class TreeBuilder:
         self._pool = pool
         self._key = key
         self._told = told
+        self._reached = reached
         self._clock = clock
         self._batch_max = batch_max
         self._idle_s = idle_s
@@ -126,6 +131,8 @@ class TreeBuilder:
         try:
             async with self._pool.acquire() as connection, connection.transaction():
                 position, added = await self._add(connection)
+                self._reached(BEFORE_COMMIT)
+            self._reached(AFTER_COMMIT)
         except BaseException:
             self._trees.clear()  # what they were given is not stored
             self._position = -1
@@ -155,6 +162,7 @@ class TreeBuilder:
         leaves, chain = checked(rows, position, chain)
         await self._load([org_id for org_id, _, _ in leaves if org_id], connection)
         await self._grow(connection, leaves)
+        self._reached(AFTER_TREES)
         await connection.execute(tree_sql.MOVE_HEAD, rows[-1]["position"], chain)
         return rows[-1]["position"], len(rows)
 

@@ -143,6 +143,22 @@ async def test_a_service_that_cannot_decide_now_defers(client: httpx.AsyncClient
     await subscription.unsubscribe()
 
 
+async def test_what_a_rewound_log_stops_is_refused_with_the_reason(
+    client: httpx.AsyncClient, world: World, nats: Client
+) -> None:
+    async def rewound(message: object) -> None:
+        told = {"unavailable": "The log was cut: it ends at 7.", "code": "log_rewound"}
+        await message.respond(orjson.dumps(told))  # type: ignore[attr-defined]
+
+    subscription = await nats.subscribe("ask.*", cb=rewound)
+    await nats.flush()
+    refused = await create(client, world)
+    assert (refused.status_code, refused.json()["code"]) == (503, "log_rewound")
+    assert refused.json()["detail"] == "The log was cut: it ends at 7."
+    assert "Retry-After" in refused.headers
+    await subscription.unsubscribe()
+
+
 async def test_a_token_is_never_deferred(client: httpx.AsyncClient, world: World) -> None:
     body = {"user_id": world.member.user_id, "name": "sync"}
     answer = await client.post("/v1/tokens/create", json=body, headers=world.admin.headers)
