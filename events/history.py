@@ -38,16 +38,21 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The log as one who appends knows it: its epoch, how far it went, and the last decision that he recorded."""
+    """The log as one who appends knows it: its epoch, when the stream was made, how far it went, and the last decision
+    that he recorded in it.
+    """
 
     epoch: str = ""
+    created: str = ""
     last_position: int = 0
     appended: int = 0
     decision_id: str = ""
 
     def with_state(self, state: LogState) -> "Known":
-        """After a look at it."""
-        return replace(self, epoch=state.epoch, last_position=max(self.last_position, state.last_position))
+        """After a look at it. Of a stream that was made anew, what he recorded in the earlier one tells nothing."""
+        known = self if self.created in ("", state.created) else replace(self, appended=0, decision_id="")
+        last_position = max(self.last_position, state.last_position)
+        return replace(known, epoch=state.epoch, created=state.created, last_position=last_position)
 
     def with_appended(self, position: int, decision_id: str) -> "Known":
         """After a decision was recorded, or found recorded."""
@@ -212,7 +217,11 @@ def rewound(known: Known, state: LogState, found_id: str) -> str | None:
         what = f"The log was made anew: it was {known.epoch!r}, and is {state.epoch!r}, made at {state.created}."
     elif state.last_position < known.last_position:
         what = f"The log was cut: it had positions up to {known.last_position}, and ends at {state.last_position}."
-    elif known.appended >= max(1, state.first_position) and found_id != known.decision_id:
+    elif (
+        known.created in ("", state.created)  # another one with this epoch is what `dex log restore log` has made
+        and known.appended >= max(1, state.first_position)
+        and found_id != known.decision_id
+    ):
         what = (
             f"The log was rewound and written again: at position {known.appended} the decision {known.decision_id} was "
             f"recorded, and there is {found_id or '(none)'} now."

@@ -5,8 +5,8 @@ import pytest
 from events.history import Known, rewound
 from events.log import LogState
 
-KNOWN = Known().with_state(LogState("e", 1, 7)).with_appended(9, "the ninth")
-SAME = LogState("e", 1, 12)
+KNOWN = Known().with_state(LogState("e", 1, 7, created="first")).with_appended(9, "the ninth")
+SAME = LogState("e", 1, 12, created="first")
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,21 @@ def test_what_is_told_of_another_log(state: LogState, found_id: str, what: str) 
     ("known", "state", "found_id"),
     [
         (KNOWN, SAME, "the ninth"),
-        (KNOWN, LogState("e", 10, 12, trimmed_to=9), ""),  # the archive has it
+        (KNOWN, LogState("e", 10, 12, trimmed_to=9, created="first"), ""),  # the archive has it
+        (KNOWN, LogState("e", 1, 12, created="restored"), "what the archive had"),
         (Known(), LogState("e", 0, 0), ""),
         (Known().with_appended(3, "the third").with_appended(2, "repeated"), SAME, "the third"),
     ],
 )
 def test_the_same_log_is_no_other_one(known: Known, state: LogState, found_id: str) -> None:
     assert rewound(known, state, found_id) is None
+
+
+def test_what_was_recorded_before_a_restoration_is_forgotten() -> None:
+    """It may have been recorded on the line that the archive did not have, and stand elsewhere now."""
+    restored = LogState("e", 1, 12, created="restored")
+    known = KNOWN.with_state(restored)
+    assert (known.appended, known.last_position) == (0, 12)
+    assert rewound(known, restored, "what the archive had") is None
+    again = known.with_appended(13, "the thirteenth")
+    assert rewound(again, LogState("e", 1, 13, created="restored"), "another") is not None
