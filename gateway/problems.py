@@ -8,6 +8,7 @@ UnavailableError (events.errors)
     └── ProjectionBehindError    nor were they in the time that a query waits
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ def from_error(error: errors.DataEngineError, request_id: str | None) -> Respons
     extra = {name: error.details[name] for name in kind.shows if name in error.details}
     answer = problem(kind, code=error.code, detail=error.message, request_id=request_id, faults=faults, extra=extra)
     if "retry_after_s" in error.details:
-        answer.headers["Retry-After"] = str(error.details["retry_after_s"])
+        answer.headers["Retry-After"] = str(math.ceil(error.details["retry_after_s"]))
     return answer
 
 

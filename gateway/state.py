@@ -23,7 +23,6 @@ from gateway.proved import Proved
 from gateway.run_view import RunLoader
 from gateway.sign_in import SignIn
 from gateway.signals import Signals
-from gateway.streams import Streams
 from gateway.usage import TokenUsage
 from projections.database import create_pool
 from projections.queries.audit import proved_position
@@ -50,7 +49,7 @@ class Gateway:
     runs: RunLoader
     uploads: AtOnce
     previews: Previews
-    streams: Streams
+    streams: AtOnce
 
 
 @asynccontextmanager
@@ -95,5 +94,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         runs=RunLoader(reader),
         uploads=AtOnce("uploads", settings.uploads_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
-        streams=Streams(settings.streams_per_org_max),
+        streams=AtOnce("streams", settings.streams_per_org_max),
     )

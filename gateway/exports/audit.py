@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ async def export_lines(
     part: Part,
     previous_sizes: Sequence[int],
     still_allowed: Callable[[], Awaitable[None]],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The file's lines, some hundred at a time. A page of decisions is in memory, and the tiles that they are in.
 
     Raises ArchiveAlteredError when the tree lacks hashes.
@@ -91,10 +91,11 @@ def _lines(entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes
     return b"".join(lines), tile
 
 
-async def gzipped(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same, compressed (RFC 1952)."""
+async def gzipped(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same, compressed (RFC 1952); closes `lines`."""
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
-    async for part in parts:
-        if packed := await asyncio.to_thread(compressor.compress, part):
-            yield packed
+    async with aclosing(lines):
+        async for part in lines:
+            if packed := await asyncio.to_thread(compressor.compress, part):
+                yield packed
     yield compressor.flush()

@@ -15,6 +15,7 @@ from gateway.calls import Authenticated, Call, CallRoute
 from gateway.exports.audit import Part, export_lines, gzipped
 from gateway.models import ID_EXAMPLE, TIME_EXAMPLE, Id, Position, Timestamp, example, shown
 from gateway.problems import invalid
+from gateway.streams import MEDIA_TYPE, LineStream
 from gateway.visibility import catch_up
 from projections.queries import administration, audit, work
 from projections.queries.audit import Tree, TreeNodes
@@ -253,15 +254,19 @@ async def consistency(body: GetConsistency, call: Authenticated) -> Response:
     responses={200: {"description": "The file", "content": EXPORT_CONTENT}},
 )
 async def export_(body: Export, call: Authenticated) -> Response:
-    """The history as a file that is verified offline (`dex audit verify`), written while it goes out."""
+    """The history as a file that is verified offline (`dex audit verify`), written while it goes out.
+
+    It counts as one of the org's streams.
+    """
     part, tree = await _part(body, call)
     if any(size > tree.size for size in body.previous_sizes):
         raise invalid("/previous_sizes", f"The history has {tree.size} decisions.")
+    leave = call.gateway.streams.enter(call.org_id)
     lines = export_lines(call.gateway.reader, tree, part, body.previous_sizes, call.still_allowed)
-    media_type = "application/gzip" if body.gzip else "application/x-ndjson"
+    media_type = "application/gzip" if body.gzip else MEDIA_TYPE
     name = f"audit-{call.org_id}-{tree.size}.ndjson{'.gz' if body.gzip else ''}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(gzipped(lines) if body.gzip else lines, headers=headers, media_type=media_type)
+    return LineStream(gzipped(lines) if body.gzip else lines, leave, media_type, headers)
 
 
 async def _part(body: Export, call: Call) -> tuple[Part, Tree]:

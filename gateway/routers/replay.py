@@ -58,7 +58,7 @@ async def stream(body: StreamEvents, call: Authenticated) -> Response:
     scope = await call.caught_up(body.min_position)
     scope, filters = await selection(call, scope, body)
     await must_exist(call, body)
-    leave = call.gateway.streams.open(call.org_id)
+    leave = call.gateway.streams.enter(call.org_id)
     return LineStream(_lines(call, LogView(call, scope, filters), body), leave)
 
 

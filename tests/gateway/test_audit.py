@@ -17,6 +17,7 @@ from events.audit.findings import Report
 from events.audit.verify import verify
 from events.leaf import leaf_bytes
 from events.log import EventLog
+from events.settings import Settings
 from gateway.proved import NotProvedYetError, Proved
 from gateway.state import Gateway
 from tests.audit.archive import tamper
@@ -68,6 +69,21 @@ async def test_the_whole_history(
     assert report.ok, report.finding
     assert (report.whole, report.decisions, report.org_id) == (True, COUNT * 9 // 10, world.org_id)
     assert world.stranger.org_id not in b"".join(lines).decode()
+
+
+async def test_exports_are_streams_of_the_org_and_it_has_so_many(
+    client: httpx.AsyncClient, gateway: Gateway, settings: Settings, world: World, last: int
+) -> None:
+    places = [gateway.streams.enter(world.org_id) for _ in range(settings.streams_per_org_max)]
+    refused = await client.post("/v1/audit/export", json={"min_position": last}, headers=world.admin.headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_streams")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert (await client.post("/v1/audit/export", json={}, headers=world.stranger.headers)).status_code == 200
+    places.pop()()
+    await exported(client, world.admin, gzip=True)
+    assert gateway.streams.under_way(world.org_id) == len(places)
+    for leave in places:
+        leave()
 
 
 async def test_a_checkpoint_says_what_its_note_says(
