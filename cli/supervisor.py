@@ -25,6 +25,7 @@ BACKOFF_MAX_S = 10.0
 STABLE_AFTER_S = 20.0
 LOG_TAIL_BYTES = 64 * 1024
 LOG_TAIL_LINES = 15
+LAST_WORDS_MAX_CHARS = 1000
 
 LAUNCH = (sys.executable, "-S", str(Path(__file__).with_name("launch.py")), str(os.getpid()))
 """The start of a command line whose program ends with this process; for this process only, not for its forks."""
@@ -127,7 +128,8 @@ class Supervisor:
                 return
             lasted_s = time.monotonic() - running.started_s
             backoff_s = 0.0 if lasted_s > STABLE_AFTER_S else min(BACKOFF_MAX_S, backoff_s * 2 or BACKOFF_FIRST_S)
-            self._on_event(running.spec.name, f"ended with {code}; starting it again")
+            why = f" in {backoff_s:g} s. {_last_words(running)}" if code > 0 else ""
+            self._on_event(running.spec.name, f"ended with {code}; starting it again{why}")
             await asyncio.sleep(backoff_s)  # a pause, so that a process that cannot start does not spin
             running.started_s = time.monotonic()
             running.restarts += 1
@@ -221,3 +223,10 @@ def _tail(running: Running) -> str:
         log.seek(max(running.log_begins_at, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         lines = log.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _last_words(running: Running) -> str:
+    """Why a process ended itself, as far as the last line that it wrote says so, and where the rest is."""
+    lines = _tail(running).splitlines()
+    said = f"The last line it wrote: {lines[-1][:LAST_WORDS_MAX_CHARS]}" if lines else "It wrote nothing"
+    return f"{said} ({running.spec.log_path})"

@@ -20,6 +20,7 @@ from events.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_LEAVES
 from events.audit.note import Verifier
 from events.errors import ProofError
 
+NUMBER_MAX = 2**53 - 1
 LOOK_AHEAD_MAX = 2 * TILE_LEAVES
 """Lines that are read on to tell what became of the decision that is missing at its place."""
 
@@ -88,6 +89,8 @@ class _Verification:
             record = orjson.loads(line)
             if type(record) is not dict:
                 raise self._malformed("it is no JSON object")
+            if orjson.dumps(record) != line.removesuffix(b"\n"):
+                raise self._malformed("it is no compact JSON, or has a name twice: readers could differ about it")
             yield record
 
     def _header(self, record: dict[str, Any], checkpoint: str | None, previous: Sequence[str]) -> None:
@@ -128,7 +131,7 @@ class _Verification:
         report.proved_size = own.size if self._key is not None else max((one.size for one in trusted), default=0)
 
     def _begin_tile(self, record: dict[str, Any]) -> None:
-        tile, hashes, size = record["tile"], b64decode(record["hashes"], validate=True), self._own.size
+        tile, hashes, size = _number(record["tile"]), _bytes(record["hashes"]), self._own.size
         if self._complete:
             if self._next & (TILE_LEAVES - 1) and self._tile >= 0:
                 raise self._removed(None)
@@ -159,6 +162,8 @@ class _Verification:
 
     def _decision(self, record: dict[str, Any]) -> None:
         index, position, subject = record["index"], record["position"], record["subject"]
+        if index is not None:
+            _number(index)
         leaf = _leaf_hash(record)
         expected = self._next if self._complete else index
         at = (expected or 0) & (TILE_LEAVES - 1)
@@ -197,7 +202,7 @@ class _Verification:
         self._versions[history] = expected
 
     def _end(self, record: dict[str, Any]) -> None:
-        if record["end"] is not True or record["decisions"] != self._report.decisions:
+        if record["end"] is not True or _number(record["decisions"]) != self._report.decisions:
             raise self._malformed(f"{self._report.decisions} decisions came before it")
         if self._complete and self._next != self._report.end_index:
             raise self._removed(None)
@@ -258,23 +263,45 @@ class _Verification:
 
 
 def _leaf_hash(record: dict[str, Any]) -> bytes:
-    """The leaf hash of a decision's line; its bytes are those of events/leaf.py. Raises TypeError, KeyError."""
-    position, body = record["position"], record.get("body")
-    content = b64decode(record["body64"], validate=True) if body is None else body.encode()
-    if type(position) is not int:
-        raise TypeError("a position is an integer")
-    return sha256(b"\x00%d\n%s\n%s" % (position, record["subject"].encode(), content)).digest()
+    """The leaf hash of a decision's line; its bytes are those of events/leaf.py. Raises what a wrong shape raises.
+
+    A line feed in the subject would let a body begin elsewhere than where it was signed to begin.
+    """
+    position, subject = _number(record["position"]), record["subject"]
+    if "\n" in subject:
+        raise ValueError("a subject has no line feed")
+    if ("body" in record) is ("body64" in record):
+        raise ValueError("a decision has one body")
+    content = record["body"].encode() if "body" in record else _bytes(record["body64"])
+    return sha256(b"\x00%d\n%s\n%s" % (position, subject.encode(), content)).digest()
+
+
+def _number(value: Any) -> int:
+    """An integer that every reader of JSON reads as the same (RFC 8259, 6); a bool is none. Raises TypeError."""
+    if type(value) is not int or abs(value) > NUMBER_MAX:
+        raise TypeError(f"{value!r} is no integer below 2^53")
+    return value
+
+
+def _bytes(text: str) -> bytes:
+    """Of base64 in its one form: no bits are left over. Raises ValueError, TypeError."""
+    found = b64decode(text, validate=True)
+    if b64encode(found).decode() != text:
+        raise ValueError("the base64 has bits left over")
+    return found
 
 
 def _indexes(record: dict[str, Any], size: int) -> tuple[int, int]:
-    first, end = record["first_index"], record["end_index"]
+    first, end = _number(record["first_index"]), _number(record["end_index"])
     if not 0 <= first <= end <= size:
         raise ValueError(f"a history of {size} decisions has no indexes {first} to {end}")
     return first, end
 
 
 def _hashes(texts: Sequence[str]) -> list[bytes]:
-    found = [b64decode(text, validate=True) for text in texts]
+    if type(texts) is not list:
+        raise TypeError("a proof is a list of hashes")
+    found = [_bytes(text) for text in texts]
     if any(len(one) != HASH_BYTES for one in found):
         raise ValueError(f"a hash has {HASH_BYTES} bytes")
     return found

@@ -13,13 +13,11 @@ import { createGunzip } from "node:zlib";
 const FORMAT = "data-engine-x audit export 1";
 const SELECTIONS = ["all", "range", "run", "submission", "company"];
 const TILE = 256;
-
 export type Finding = { kind: string; message: string; index: number | null; position: number | null };
 export type Report = { ok: boolean; org_id: string; size: number; decisions: number; whole: boolean;
   signature_checked: boolean; finding: Finding | null };
 type Checkpoint = { origin: string; size: number; root: Buffer }; type Verifier = { name: string; key: Buffer };
 type Line = Record<string, any>;
-
 class Found extends Error {
   constructor(readonly kind: string, message: string, readonly index: number | null = null,
               readonly position: number | null = null) { super(message); }
@@ -27,21 +25,21 @@ class Found extends Error {
 const sha256 = (...parts: (string | Buffer)[]): Buffer =>
   parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest();
 const node = (left: Buffer, right: Buffer): Buffer => sha256("\x01", left, right);
-const base64 = (text: string): Buffer => {
-  if (Buffer.from(text, "base64").toString("base64") !== text) throw new Error("not base64");
-  return Buffer.from(text, "base64");
+/** The bytes of a text that is exactly how they are written: no half surrogates, no base64 with bits left over. */
+const bytesOf = (text: string, encoding: BufferEncoding): Buffer => {
+  const bytes = Buffer.from(text, encoding);
+  if (bytes.toString(encoding) !== text) throw new Error(`not ${encoding}`);
+  return bytes;
 };
+const base64 = (text: string): Buffer => bytesOf(text, "base64");
 const hashesOf = (all: Buffer): Buffer[] => Array.from({ length: all.length / 32 }, (_, i) => all.subarray(i * 32, i * 32 + 32));
-
 /** The root over hashes of equal subtrees, of which the last may be smaller (RFC 6962, 2.1). */
 export function treeHash(hashes: Buffer[]): Buffer {
-  if (!hashes.length) return sha256("");
-  let level = hashes;
+  let level = hashes.length ? hashes : [sha256("")];
   while (level.length > 1) {
-    const above: Buffer[] = [];
-    for (let at = 0; at + 1 < level.length; at += 2) above.push(node(level[at]!, level[at + 1]!));
-    if (level.length % 2) above.push(level.at(-1)!);
-    level = above;
+    const below = level;
+    const pair = (at: number): Buffer => at + 1 < below.length ? node(below[at]!, below[at + 1]!) : below[at]!;
+    level = Array.from({ length: Math.ceil(below.length / 2) }, (_, at) => pair(2 * at));
   }
   return level[0]!;
 }
@@ -78,11 +76,9 @@ export function isConsistent(oldSize: number, size: number, oldRoot: Buffer, roo
   const [first, ...rest] = at === 0 ? [oldRoot, ...path] : path;
   if (!first) return false;
   let [older, newer] = [first, first];
-  const left = (hash: Buffer): void => { [older, newer] = [node(hash, older), node(hash, newer)]; };
-  return climb(at, last, rest, left, (hash) => { newer = node(newer, hash); })
-    && older.equals(oldRoot) && newer.equals(root);
+  return climb(at, last, rest, (hash) => { [older, newer] = [node(hash, older), node(hash, newer)]; },
+               (hash) => { newer = node(newer, hash); }) && older.equals(oldRoot) && newer.equals(root);
 }
-
 const keyId = (name: string, key: Buffer): Buffer => sha256(name, "\n\x01", key).subarray(0, 4);
 
 /** A public key as `dex audit key` prints it: <name>+<key id>+<base64 of 0x01 and the key>. */
@@ -115,11 +111,17 @@ export function openCheckpoint(note: string, verifier: Verifier | null): Checkpo
   }
   return { origin, size: Number(size), root: base64(root ?? "") };
 }
-
 const leafHash = (line: Line): Buffer => {
-  if (!Number.isInteger(line.position)) throw new Error("a position is an integer");
-  const body = line.body === undefined ? base64(line.body64) : Buffer.from(line.body as string);
-  return sha256("\x00", `${line.position}\n${line.subject}\n`, body);
+  if (!Number.isSafeInteger(line.position) || line.subject.includes("\n") || "body" in line === "body64" in line)
+    throw new Error("a decision has an integer below 2^53 as position, a subject without line feed, and one body");
+  const body = "body" in line ? bytesOf(line.body, "utf8") : base64(line.body64);
+  return sha256("\x00", `${line.position}\n`, bytesOf(line.subject, "utf8"), "\n", body);
+};
+/** One line: an object, written as JSON.stringify does, so that no two readers see something else in it. */
+const parsed = (text: string): Line => {
+  const line = JSON.parse(text);
+  if (line?.constructor === Object && JSON.stringify(line) === text) return line;
+  throw new Error("not an object in compact JSON");
 };
 
 /** The state of one pass over the lines. */
@@ -138,10 +140,9 @@ class Verification {
     if (this.held && line && "index" in line && this.held.following.length < 2 * TILE)
       return void this.held.following.push(leafHash(line));
     if (this.held) this.explain(this.held.line, this.held.leaf, this.held.following);
-    if (!line) {
-      if (this.ended) return;
-      throw new Found(this.prefix ? "truncated" : "malformed", "The export breaks off.", this.prefix ? this.next : null);
-    } else if (this.ended) throw new Found("malformed", "There is something after the end.");
+    if (!line && this.ended) return;
+    if (!line) throw new Found(this.prefix ? "truncated" : "malformed", "The export breaks off.", this.prefix ? this.next : null);
+    if (this.ended) throw new Found("malformed", "There is something after the end.");
     else if (!this.prefix) this.header(line);
     else if ("index" in line) this.decision(line);
     else if ("tile" in line) this.beginTile(line);
@@ -179,9 +180,8 @@ class Verification {
     }
   }
   private beginTile(line: Line): void {
-    const [tile, bytes] = [line.tile as number, base64(line.hashes)];
+    const [tile, bytes, expected] = [line.tile as number, base64(line.hashes), Math.floor(this.next / TILE)];
     const [first, tiles] = [tile * TILE, Math.ceil(this.own.size / TILE)];
-    const expected = Math.floor(this.next / TILE);
     if (this.complete && ((this.next % TILE && this.tile >= 0) || tile > expected)) this.removed();
     if (tile <= this.tile || tile < expected) throw new Found("reordered", `Tile ${tile} is late.`, first);
     if (tile >= tiles || bytes.length !== Math.min(TILE, this.own.size - first) * 32) throw new Error("no such tile");
@@ -234,8 +234,8 @@ class Verification {
       if (!this.complete && wanted >= this.next) throw new Found("malformed", "The hashes are missing.");
       at("inserted");
     }
-    const place = this.hashes.findIndex((hash) => hash.equals(leaf));
-    const later = following.some((hash) => hash.equals(this.hashes[wanted - first]!));
+    const [place, expected] = [this.hashes.findIndex((hash) => hash.equals(leaf)), this.hashes[wanted - first]!];
+    const later = following.some((hash) => hash.equals(expected));
     if (place < 0 && !later) at("altered");
     if (place < 0 || first + place < this.next) at("inserted");
     if (first + place === wanted) at("altered", wanted);
@@ -258,7 +258,7 @@ export async function verifyExport(lines: AsyncIterable<string> | Iterable<strin
     finding: null };
   try {
     const pass = new Verification(report, verifier, notes);
-    for await (const line of lines) pass.take(JSON.parse(line));
+    for await (const line of lines) pass.take(parsed(line));
     pass.take(undefined);
   } catch (error) {
     const { kind, message, index, position } = error instanceof Found ? error : new Found("malformed", String(error));
@@ -269,15 +269,16 @@ export async function verifyExport(lines: AsyncIterable<string> | Iterable<strin
 
 /** Split at LF alone: node's own readline takes U+2028, which may stand in a text, for the end of a line too. */
 async function* linesOf(input: AsyncIterable<Buffer>): AsyncIterable<string> {
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let rest = Buffer.alloc(0);
   for await (const chunk of input) {
     rest = Buffer.concat([rest, chunk]);
     for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {
-      yield rest.toString("utf8", 0, end);
+      yield decoder.decode(rest.subarray(0, end));
       rest = rest.subarray(end + 1);
     }
   }
-  if (rest.length) yield rest.toString("utf8");
+  if (rest.length) yield decoder.decode(rest);
 }
 
 async function main(args: string[]): Promise<number> {
@@ -286,8 +287,7 @@ async function main(args: string[]): Promise<number> {
   const notes = [...given("--checkpoint"), ...given("--previous")].map((path) => readFileSync(path, "utf8"));
   const key = given("--key")[0];
   if (!file || (!notes.length && !key)) throw new Error("verify EXPORT [--checkpoint FILE] [--key VERIFIER]");
-  const stream = createReadStream(file);
-  const input = file.endsWith(".gz") ? stream.pipe(createGunzip()) : stream;
+  const input = file.endsWith(".gz") ? createReadStream(file).pipe(createGunzip()) : createReadStream(file);
   const report = await verifyExport(linesOf(input), notes, key ? parseVerifier(key) : null);
   console.log(JSON.stringify(report, null, 2));
   return report.ok ? 0 : 1;

@@ -1,6 +1,8 @@
 """A Postgres of these tests' own: they alter what nobody may alter."""
 
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from events.settings import Settings
 from migrations.database import migrate
 from projections.database import create_pool
 from tests.audit.archive import EMPTY
+from tests.audit.typescript import SOURCE, said
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +61,14 @@ async def empty(owner: asyncpg.Pool) -> asyncpg.Pool:
     """The owner's connections to an empty archive."""
     await owner.execute(EMPTY)
     return owner
+
+
+@pytest.fixture(scope="session")
+async def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built program."""
+    folder = tmp_path_factory.mktemp("verifier") / "sdk"
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules", "dist", "*.tsbuildinfo"))
+    for command in (("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")):
+        code, out, err = await said(*command, cwd=folder)
+        assert code == 0, out + err
+    return folder / "dist" / "verify.js"

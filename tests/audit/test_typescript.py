@@ -13,33 +13,13 @@ from events.audit.verify import verify
 from tests.audit.support import COMPANY, KEY, ORG, STRANGER, as_lines, checkpoint, entry, records
 from tests.audit.test_vectors import EXPECTED, FOLDER
 from tests.audit.test_verify import ENTRIES, NOTE, TAMPERED, WHOLE, Records, run_of
+from tests.audit.typescript import SOURCE, said
 
-SOURCE = Path(__file__).parents[2] / "sdk" / "typescript"
 AT_ONCE = 4
 
 pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or shutil.which("npm") is None, reason="needs Node 20, npm"
 )
-
-
-async def said(*command: str, cwd: Path) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-@pytest.fixture(scope="module")
-async def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built program."""
-    folder = tmp_path_factory.mktemp("verifier") / "sdk"
-    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules", "dist", "*.tsbuildinfo"))
-    for command in (("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")):
-        code, out, err = await said(*command, cwd=folder)
-        assert code == 0, out + err
-    return folder / "dist" / "verify.js"
 
 
 def test_it_is_small_and_needs_nothing() -> None:

@@ -132,6 +132,25 @@ async def test_a_process_that_ends_at_its_start_is_an_error_with_the_end_of_its_
     assert supervisor.processes == {}
 
 
+async def test_a_process_that_refuses_to_go_on_is_told_of_with_its_reason_and_ever_longer_pauses(
+    tmp_path: Path, supervisor: Supervisor, story: Story
+) -> None:
+    """As an archiver that found the log rewound: it starts, looks, says why, and ends."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    code = f"print('hello', flush=True); open({str(gate)!r}).read(); raise SystemExit('the log was rewound')"
+    await supervisor.start(spec(tmp_path, "one", code, says="hello"))
+    for pause in ("0.1", "0.2", "0.4"):
+        with gate.open("w"):
+            pass
+        told = await story.next("one", "ended")
+        where = f"({tmp_path / 'one.log'})"
+        assert told == (
+            f"ended with 1; starting it again in {pause} s. The last line it wrote: the log was rewound {where}"
+        )
+        await story.next("one", "ready")
+
+
 async def test_a_process_that_never_becomes_ready_is_ended_and_the_error_says_why(
     tmp_path: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
