@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-import nats
-from nats.aio.client import Client
+import nats.errors
+from nats.aio.client import DEFAULT_FLUSH_TIMEOUT, Client
 
 from events.errors import ConfigurationError, UnavailableError
 from events.logging import get_logger
@@ -21,16 +21,29 @@ _NAME = re.compile(r"[\w-]+")
 _logger = get_logger("nats")
 
 
-async def connect(servers: Sequence[str], name: str) -> Client:
+class Connection(Client):
+    """A client whose flush is what it says: what was sent before it, subscriptions too, has reached the server.
+
+    That of nats-py 2.16 writes its PING past what is still pending, so a subscription may come after the answer. Once
+    the first PONG is here the pending has been written, and the second PING comes after it.
+    """
+
+    async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
+        """Wait for the server, at most twice `timeout` seconds. Raises nats.errors.FlushTimeoutError."""
+        await super().flush(timeout)
+        await super().flush(timeout)
+
+
+async def connect(servers: Sequence[str], name: str) -> Connection:
     """A connection that reconnects for ever once it stood; the first one must succeed. Raises UnavailableError."""
 
     async def log_error(error: Exception) -> None:
         _logger.warning("nats_connection", error=repr(error))
 
-    login = login_of(servers)
+    login, connection = login_of(servers), Connection()
     try:
         async with asyncio.timeout(FIRST_CONNECT_S):  # nats-py itself would try for ever
-            return await nats.connect(
+            await connection.connect(
                 servers=login.servers,
                 user=login.user,
                 password=login.password,
@@ -39,9 +52,10 @@ async def connect(servers: Sequence[str], name: str) -> Client:
                 connect_timeout=CONNECT_TIMEOUT_S,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_S,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it is given to asyncio.sleep
                 error_cb=log_error,
             )
+            return connection
     except (OSError, TimeoutError, nats.errors.Error) as error:
         hosts = ", ".join(server.rpartition("@")[2] for server in servers)
         raise UnavailableError(f"NATS does not answer at {hosts}: {error!r}") from error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from events.connection import Login, inbox_prefix, login_of
+from events.connection import Login, connect, inbox_prefix, login_of
 from events.errors import ConfigurationError
 
 
@@ -22,3 +22,19 @@ def test_servers_with_different_logins_are_refused():
     with pytest.raises(ConfigurationError, match="same") as caught:
         login_of(["nats://dex:secret@one", "nats://other:secret@two"])
     assert "secret" not in str(caught.value)
+
+
+async def test_after_a_flush_the_server_knows_what_was_subscribed_before_it(servers):
+    """A request is answered at once, each time: nobody is told that nobody listens."""
+
+    async def answer(message):
+        await message.respond(b"heard")
+
+    service, client = [await connect([servers.nats_url], name) for name in ("service", "client")]
+    for number in range(200):
+        listening = await service.subscribe(f"flushed.{number}", cb=answer)
+        await service.flush()
+        assert (await client.request(f"flushed.{number}", b"")).data == b"heard"
+        await listening.unsubscribe()
+    await service.close()
+    await client.close()

@@ -15,7 +15,7 @@ from cli.supervisor import Supervisor
 from events import strictjson
 from events.blobs import BlobStore
 from events.commands import COMMANDS
-from events.connection import inbox_prefix
+from events.connection import Connection, inbox_prefix
 from events.health import answer_health, ask_health
 from events.keys import Owner
 from events.log import EventLog
@@ -76,7 +76,7 @@ async def user(server: embedded.EmbeddedConfig) -> AsyncIterator[Connect]:
     connected: list[User] = []
 
     async def connect_as(name: str) -> User:
-        made = User(name, Client())
+        made = User(name, Connection())
 
         async def note(error: Exception) -> None:
             made.refusals.put_nowait(str(error))
