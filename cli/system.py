@@ -120,9 +120,9 @@ class System:
             raise
         return self.endpoints
 
-    async def stop(self) -> None:
-        """Stop everything, in reverse order, and unlock the data folder."""
-        await self.supervisor.stop()
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """Stop everything, the servers last, and unlock the data folder; `abruptly` when nobody needs the data."""
+        await self.supervisor.stop(abruptly=abruptly)
         self._folder.close()
 
     async def _start_servers(self) -> Endpoints:

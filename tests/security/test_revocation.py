@@ -36,7 +36,7 @@ async def second(system: System, endpoints: Endpoints, home_of_second: Path) -> 
     log_path = spec.log_path.with_name(f"{SECOND}.log")
     await supervisor.start(replace(spec, name=SECOND, log_path=log_path, env=env))
     yield supervisor, url
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,9 @@ class Servers:
         await supervisor.start(self._specs[name])
         self._running[name] = supervisor
 
-    async def stop(self, name: str) -> None:
-        """Stop one of the two."""
-        await self._running.pop(name).stop()
+    async def stop(self, name: str, *, abruptly: bool = False) -> None:
+        """Stop one of the two; abruptly when its files are not needed."""
+        await self._running.pop(name).stop(abruptly=abruptly)
 
     async def save(self, name: str) -> None:
         """Stop, copy its files, start again."""
@@ -67,7 +67,7 @@ class Servers:
 
     async def put_back(self, name: str) -> None:
         """Stop, put the older copy in the place of its files, start again."""
-        await self.stop(name)
+        await self.stop(name, abruptly=True)
         await asyncio.to_thread(shutil.rmtree, self._files(name))
         await asyncio.to_thread(shutil.move, self._saved(name), self._files(name))
         await self.start(name)
@@ -75,7 +75,7 @@ class Servers:
     async def close(self) -> None:
         """Stop both."""
         for name in list(self._running):
-            await self.stop(name)
+            await self.stop(name, abruptly=True)
         self._folder.close()
 
     def _files(self, name: str) -> Path:
@@ -180,5 +180,5 @@ async def rewindable(folder: Path) -> AsyncIterator[Rewindable]:
             await org.http.aclose()
         await connection.close()
     finally:
-        await system.stop()
+        await system.stop(abruptly=True)
         await servers.close()

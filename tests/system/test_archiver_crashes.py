@@ -27,7 +27,7 @@ async def bare_system(home) -> AsyncIterator[System]:
     running = System(Settings(_env_file=None, home=home, port=0), lambda _name, _what: None)
     await running.start(processes=())
     yield running
-    await running.stop()
+    await running.stop(abruptly=True)
 
 
 async def write(system: System, *numbers: int) -> int:
