@@ -19,7 +19,7 @@ from tests.audit.archive import EMPTY
 from tests.audit.typescript import SOURCE, said
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def audit_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedConfig]:
     home = tmp_path_factory.mktemp("audit")
     folder = embedded.DataFolder(home)
@@ -37,20 +37,20 @@ def _settings(url: str) -> Settings:
     return Settings(_env_file=None, database_url=SecretStr(url))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def owner(audit_postgres: EmbeddedConfig) -> AsyncIterator[asyncpg.Pool]:
     """Connections of the superuser, who can do anything: the one that an auditor does not trust."""
     async with await create_pool(_settings(audit_postgres.database_url)) as pool:
         yield pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def archiver_login(audit_postgres: EmbeddedConfig) -> AsyncIterator[asyncpg.Pool]:
     async with await create_pool(_settings(audit_postgres.database_urls["archiver"])) as pool:
         yield pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def gateway_login(audit_postgres: EmbeddedConfig) -> AsyncIterator[asyncpg.Pool]:
     async with await create_pool(_settings(audit_postgres.database_urls["gateway"])) as pool:
         yield pool
@@ -63,7 +63,7 @@ async def empty(owner: asyncpg.Pool) -> asyncpg.Pool:
     return owner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built program."""
     folder = tmp_path_factory.mktemp("verifier") / "sdk"

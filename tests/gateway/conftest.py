@@ -39,7 +39,7 @@ class Servers:
     dsn: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers() -> Iterator[Servers]:
     # Not pytest's own folder: another session closes that to the user that Postgres runs as.
     with tempfile.TemporaryDirectory(prefix="dex-gateway-") as name, _nats_server(Path(name) / "nats") as url:
@@ -73,7 +73,7 @@ def _nats_server(folder: Path) -> Iterator[str]:
             process.wait(10)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def nats(servers: Servers) -> AsyncIterator[Client]:
     for _ in range(100):
         with contextlib.suppress(Exception):
@@ -85,7 +85,7 @@ async def nats(servers: Servers) -> AsyncIterator[Client]:
     await connection.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def database(servers: Servers) -> AsyncIterator[asyncpg.Pool]:
     await migrate(servers.dsn)
     async with asyncpg.create_pool(servers.dsn, min_size=1, max_size=4) as pool:
@@ -97,7 +97,7 @@ async def database(servers: Servers) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def settings(servers: Servers) -> Settings:
     return Settings(
         _env_file=None,
@@ -111,20 +111,20 @@ def settings(servers: Servers) -> Settings:
     )
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def gateway(settings: Settings, nats: Client, database: asyncpg.Pool) -> AsyncIterator[Gateway]:
     async with open_gateway(settings) as opened:
         yield opened
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def client(settings: Settings, gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(settings, gateway), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as opened:
         yield opened
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def proving(nats: Client, database: asyncpg.Pool) -> AsyncIterator[AuditKey]:
     """An archiver, and the trees that follow it; the key that signs their checkpoints."""
     stop, key = asyncio.Event(), AuditKey.of(new_key(), "history.example")

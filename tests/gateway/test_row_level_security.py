@@ -43,7 +43,7 @@ READABLE = {
 COMPANYS = READABLE - {"orgs_v2", "blueprints_v1", "token_usage"}
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def pool(settings: Settings, gateway: Gateway) -> AsyncIterator[asyncpg.Pool]:
     """Connections as the gateway has them."""
     async with await create_pool(settings) as opened:

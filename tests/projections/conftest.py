@@ -27,7 +27,7 @@ TRUNCATE data_engine.event_log, data_engine.event_log_head; COMMIT
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedConfig]:
     home = tmp_path_factory.mktemp("projections")
     folder = embedded.DataFolder(home)
@@ -41,7 +41,7 @@ async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     folder.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def own_connection(own_servers: EmbeddedConfig) -> AsyncIterator[Client]:
     connection = await connect([own_servers.nats_url], "tests")
     await migrate_streams(connection, replicas=1)
@@ -49,7 +49,7 @@ async def own_connection(own_servers: EmbeddedConfig) -> AsyncIterator[Client]:
     await connection.close()
 
 
-@pytest.fixture(scope="session", params=["session", "transaction"])
+@pytest.fixture(scope="package", params=["session", "transaction"])
 async def own_pool(own_servers: EmbeddedConfig, request: pytest.FixtureRequest) -> AsyncIterator[asyncpg.Pool]:
     """With prepared statements and without."""
     settings = Settings(

@@ -1,0 +1,1 @@
+"""A package, so that what its conftest starts is stopped when its last test has run."""
