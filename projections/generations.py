@@ -25,7 +25,7 @@ from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection, Table
 from projections.batch import opened
 from projections.catalogue import EARLIER, PROJECTIONS
-from projections.checkpoints import Checkpoint, CheckpointsMovedError
+from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.compare import LONG_STATEMENT_S, Difference, compare_columns
 from projections.database import Database
 from projections.log_guard import LogGuard
@@ -94,11 +94,23 @@ class NotSwitchedError(StateConflictError):
 Show = Callable[[BuildProgress], None]
 
 
-async def in_service(database: Database) -> tuple[Projection, ...]:
-    """The projections that queries are answered from: of each read model one generation."""
-    serving = await checkpoints.serving(database, LIVE_SCHEMA)
+async def in_service(database: Database, *, hold: bool = False) -> tuple[Projection, ...]:
+    """The projections that queries are answered from: of each read model one generation. With `hold` that is so until
+    the transaction ends."""
+    serving = await checkpoints.serving(database, LIVE_SCHEMA, hold=hold)
     earlier = {projection.view: projection for projection in EARLIER if projection.name in serving}
     return tuple(p if p.name in serving else earlier.get(p.view, p) for p in PROJECTIONS)
+
+
+async def live_checkpoints(database: Database) -> tuple[tuple[Projection, ...], Checkpoints]:
+    """What is in service, and where each of them is; made at position 0 where there is no checkpoint yet.
+
+    In one transaction, and while nobody switches: else the checkpoint of a generation that was just replaced would
+    come back at position 0, and hold up whoever waits for a position.
+    """
+    async with database.transaction():
+        serving = await in_service(database, hold=True)
+        return serving, await checkpoints.load(database, LIVE_SCHEMA, [projection.name for projection in serving])
 
 
 async def successions(database: Database) -> list[Succession]:
@@ -129,8 +141,10 @@ class Building:
         await self._begin()
         while True:
             async with self._pool.acquire() as database:
-                live = (await checkpoints.load(database, LIVE_SCHEMA, [self._old.name]))[self._old.name]
-                await self._build_to(database, live.position, show, self._rest_share)
+                live = await checkpoints.read(database, LIVE_SCHEMA, [self._old.name])
+                if self._old.name not in live:
+                    raise CheckpointsMovedError(live)
+                await self._build_to(database, live[self._old.name].position, show, self._rest_share)
             switched = await self._try_to_switch(show, accept_differences=accept_differences)
             if switched is not None:
                 return switched
@@ -146,7 +160,7 @@ class Building:
 
     async def _reload(self, database: Database) -> None:
         """Where the new generation is. Raises CheckpointsMovedError when it is in service already."""
-        found = await checkpoints.load(database, LIVE_SCHEMA, [self._new.name])
+        found = await checkpoints.read(database, LIVE_SCHEMA, [self._new.name])
         if not await database.fetchval(IS_BUILDING, self._new.name):
             raise CheckpointsMovedError(found)
         self._at = found[self._new.name]
