@@ -17,9 +17,10 @@ from projections.projector import Projector, projection_status
 from projections.rebuild import rebuild
 from projections.runs import RUNS_V1
 from tests.projections.support import TIMEOUT_S, World, at_least, until, whole_run
-from tests.projections.test_generations import NEW_VIEW, OLD_IN_SERVICE, building, served, shown
+from tests.projections.test_generations import NEW_VIEW, OLD_IN_SERVICE, _waiting_backend, building, served, shown
 
 RUNS = 4
+ASKED_MAX_S = 10.0
 WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%projection_checkpoints%')
 """
@@ -72,6 +73,22 @@ async def test_a_rebuild_that_began_before_it(old: World, monkeypatch: pytest.Mo
     else:
         (result,) = await rebuild(old.pool, old.nats, names)
         assert result.identical
+    await switched(old)
+
+
+async def test_a_query_that_goes_on_and_on_holds_up_no_other(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.generations.SWITCH_RETRY_S", (0.01,))
+    async with old.pool.acquire() as long, long.transaction():
+        await long.execute("SELECT count(*) FROM data_engine.runs")  # whoever changes the view waits for this
+        running = asyncio.create_task(building(old).run())
+        await _waiting_backend(old)
+        async with asyncio.timeout(ASKED_MAX_S):
+            assert await shown(old) == {None}
+        async with old.hints() as hints, old.projecting():
+            await until(hints, at_least(await old.append(whole_run(2000))))
+        (status,) = [status for status in await projection_status(old.pool) if status.name == "runs_v2"]
+        assert "wait" in (status.building_message or "")
+    await asyncio.wait_for(running, TIMEOUT_S)
     await switched(old)
 
 
