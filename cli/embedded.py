@@ -171,7 +171,7 @@ def nats_spec(home: Path, config: EmbeddedConfig) -> ProcessSpec:
         await connection.close()
 
     argv = [str(Path(sys.executable).parent / "nats-server"), "-c", str(home / "nats" / "nats.conf")]
-    return ProcessSpec("nats", argv, home / "logs" / "nats.log", ready=ready)
+    return ProcessSpec("nats", argv, home / "logs" / "nats.log", is_server=True, ready=ready)
 
 
 def postgres_spec(home: Path, config: EmbeddedConfig) -> ProcessSpec:
@@ -200,6 +200,7 @@ def postgres_spec(home: Path, config: EmbeddedConfig) -> ProcessSpec:
         argv,
         home / "logs" / "postgres.log",
         unroot=data,
+        is_server=True,
         ready=ready,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, and shuts down with a checkpoint
     )

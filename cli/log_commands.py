@@ -152,7 +152,8 @@ def _show(found: CheckResult) -> None:
     rows = ([f"{fault.position:,}", fault.kind, fault.message] for fault in found.faults[:FAULTS_SHOWN])
     console.print(facts_table("What is wrong", ("position", "kind", "what"), rows))
     total = len(found.faults) + found.more_faults
-    console.print(f"[red]{total} faults; the first {min(total, FAULTS_SHOWN)} are shown.[/]")
+    rest = f", of which the first {FAULTS_SHOWN} are shown" if total > FAULTS_SHOWN else ""
+    console.print(f"[red]{total:,} {'fault' if total == 1 else 'faults'}{rest}.[/]")
     for wrong, copy in ((found.of_archive(), Copy.ARCHIVE), (found.of_log(), Copy.LOG)):
         if wrong:
             console.print(f"The {copy.value} can be made anew from the other copy: dex log restore {copy.value}")

@@ -1,10 +1,15 @@
-"""The five processes, each until it is told to stop: the same entry points on a laptop and in a container."""
+"""The five processes, each until it is told to stop: the same entry points on a laptop and in a container.
+
+What a process consists of is imported where it is served: `dex` would wait for all of it at each command (the worker's
+libraries alone are a second). `python -m cli.processes NAME` runs one without the rest of the command line.
+"""
 
 import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 
 import uvloop
 
@@ -16,9 +21,6 @@ from events.health import answer_health
 from events.keyring import use_keys, wrapper_of
 from events.logging import configure_logging, get_logger
 from events.settings import Settings
-from services.broker import build_broker
-from services.command_service import CommandService
-from services.worker.service import Worker
 
 GATEWAY, COMMAND_SERVICE, WORKER = "gateway", "command-service", "worker"
 PROJECTOR, ARCHIVER = "projector", "archiver"
@@ -69,6 +71,9 @@ async def _until_stopped(settings: Settings, serve: Serve) -> None:
 
 async def serve_commands(settings: Settings, stop: asyncio.Event) -> None:
     """The command service."""
+    from services.broker import build_broker
+    from services.command_service import CommandService
+
     service = CommandService(build_broker(settings.nats_servers, COMMAND_SERVICE), settings)
     await answer_health(await service.start(), COMMAND_SERVICE)
     get_logger("commands").info("started")
@@ -78,6 +83,9 @@ async def serve_commands(settings: Settings, stop: asyncio.Event) -> None:
 
 async def serve_worker(settings: Settings, stop: asyncio.Event) -> None:
     """One worker with the steps of `settings.step_modules`."""
+    from services.broker import build_broker
+    from services.worker.service import Worker
+
     worker = Worker(settings, build_broker(settings.nats_servers, WORKER))
     await answer_health(await worker.start(), WORKER)
     await stop.wait()
@@ -142,3 +150,15 @@ async def _bound_by_row_security(settings: Settings, name: str, stop: asyncio.Ev
                 async with asyncio.timeout(DATABASE_RETRY_S):
                     await stop.wait()
     return False
+
+
+SERVE: Mapping[str, Serve] = {
+    GATEWAY: serve_gateway,
+    COMMAND_SERVICE: serve_commands,
+    WORKER: serve_worker,
+    PROJECTOR: serve_projector,
+    ARCHIVER: serve_archiver,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(run_process(sys.argv[1], Settings(), SERVE[sys.argv[1]]))

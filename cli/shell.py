@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
+import asyncpg
 import typer
 
 from cli import credentials
@@ -15,6 +16,8 @@ from events.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 T = TypeVar("T")
+
+_NOT_MIGRATED = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 
 
 def running_settings() -> Settings:
@@ -42,9 +45,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def guarded(work: Callable[[], T]) -> T:
-    """Call `work`; an error of ours is a sentence and exit code 1."""
+    """Call `work`; an error of ours, or a database from before this version, is a sentence and exit code 1."""
+    cause: Exception
     try:
         return work()
     except DataEngineError as error:
-        errors.print(f"[red]Error:[/] {error.message}", soft_wrap=True)
-        raise typer.Exit(1) from error
+        reason, cause = error.message, error
+    except _NOT_MIGRATED as error:
+        reason, cause = f"The database has not what this version needs ({error}): run `dex migrate`.", error
+    errors.print(f"[red]Error:[/] {reason}", soft_wrap=True)
+    raise typer.Exit(1) from cause

@@ -12,15 +12,15 @@ from events.errors import DataEngineError
 from events.health import ask_health
 from events.log import EventLog
 from events.settings import Settings
-from migrations.database import versions
+from migrations.database import applied, versions
 from migrations.streams import check_streams
 from projections.database import create_pool
 from projections.projector import ProjectionStatus, projection_status
+from projections.queries.audit import PROVED_POSITION
 from projections.scrubbing import not_scrubbed
 
 HEALTH_WITHIN_S = 0.5
 PROCESSES = ("gateway", "command-service", "worker", "projector", "archiver")
-APPLIED = "SELECT version FROM data_engine.schema_migrations"
 
 
 @dataclass(slots=True)
@@ -36,6 +36,8 @@ class Status:
     commands_waiting: int | None = None
     dead_letters: int | None = None
     archive_position: int | None = None
+    proved_position: int | None = None
+    """Up to where the orgs' trees go, and so what checkpoints can say."""
     projections: list[dict[str, Any]] = field(default_factory=list)
     erased_not_scrubbed: int | None = None
     """Erased companies of which Postgres's files may still hold something."""
@@ -82,10 +84,13 @@ async def _gather_nats(settings: Settings, status: Status) -> None:
 async def _gather_database(settings: Settings, status: Status) -> None:
     pool = await create_pool(settings)
     try:
-        missing = set(versions()) - {row["version"] for row in await pool.fetch(APPLIED)}
+        missing = set(versions()) - set(await applied(pool))
         status.faults += [f"migration {version} is not applied: run `dex migrate`" for version in sorted(missing)]
+        if missing:
+            return
         status.archive_position = (await Archive(pool).head()).position
-        status.erased_not_scrubbed = None if missing else await not_scrubbed(pool)
+        status.proved_position = await pool.fetchval(PROVED_POSITION)
+        status.erased_not_scrubbed = await not_scrubbed(pool)
         for projection in await projection_status(pool):
             behind = None if status.log_position is None else status.log_position - projection.position
             remaining_s = _remaining_s(projection, behind)
@@ -135,7 +140,8 @@ def show_status(status: Status) -> None:
     )
     if status.archive_position is not None and status.log_position is not None:
         behind = max(0, status.log_position - status.archive_position)
-        console.print(f"The archive is at position {status.archive_position}, {behind} behind.")
+        proved = f", and proved up to {status.proved_position}" if status.proved_position is not None else ""
+        console.print(f"The archive is at position {status.archive_position}, {behind} behind{proved}.")
     if status.erased_not_scrubbed:
         console.print(
             f"[yellow]{status.erased_not_scrubbed} companies were erased, and their bytes may still be in Postgres's "
@@ -143,4 +149,5 @@ def show_status(status: Status) -> None:
         )
     for fault in status.faults:
         console.print(f"[red]✗[/] {fault}")
-    console.print("[green]All is well.[/]" if not status.faults else f"[red]{len(status.faults)} faults.[/]")
+    faults = "1 fault" if len(status.faults) == 1 else f"{len(status.faults)} faults"
+    console.print("[green]All is well.[/]" if not status.faults else f"[red]{faults}.[/]")

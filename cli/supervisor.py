@@ -1,4 +1,4 @@
-"""A small supervisor: starts processes in order, starts a crashed one again, stops them all in reverse order.
+"""A small supervisor: starts processes, starts a crashed one again, stops them all, servers after what needs them.
 
 Its children die with it, even on SIGKILL (cli.launch). It tells others of what it runs in `run/state.json`.
 """
@@ -41,13 +41,17 @@ class ProcessFailedError(DataEngineError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """How to run one process. `ready` returns when it serves, and raises while it does not yet."""
+    """How to run one process. `ready` returns when it serves, and raises while it does not yet.
+
+    The others need what `is_server`: it is stopped after them.
+    """
 
     name: str
     argv: Sequence[str]
     log_path: Path
     env: Mapping[str, str] = field(default_factory=dict)
     unroot: Path | None = None
+    is_server: bool = False
     ready: Callable[[], Awaitable[None]] | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = 20.0
@@ -101,19 +105,29 @@ class Supervisor:
         self._extra = facts
         self._write_state()
 
-    async def stop(self) -> None:
-        """Stop all processes, the last one first, each with its signal and then, after its time, with SIGKILL."""
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """Stop all processes, then the servers, each with its signal and then, after its time, with SIGKILL.
+
+        With `abruptly`, SIGKILL comes at once in the place of SIGTERM: for what nobody needs any more, such as a test's
+        system. Postgres, whose signal is another, is fast by itself, and would leave shared memory behind.
+        """
         self._stopping = True
-        for name in reversed(list(self.processes)):
-            keeper = self._keepers.pop(name, None)
-            if keeper is not None:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
-            running = self.processes.get(name)
-            if running is not None:  # else it ended while it started
-                await _end(running)
-                self._on_event(name, "stopped")
+        for are_servers in (False, True):
+            names = [name for name, running in self.processes.items() if running.spec.is_server is are_servers]
+            await asyncio.gather(*(self._stop_one(name, abruptly) for name in names))
         self._state_path.unlink(missing_ok=True)
+
+    async def _stop_one(self, name: str, abruptly: bool) -> None:
+        keeper = self._keepers.pop(name, None)
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        running = self.processes.get(name)
+        if running is not None:  # else it ended while it started
+            if abruptly and running.spec.stop_signal is signal.SIGTERM:
+                _kill(running)
+            await _end(running)
+            self._on_event(name, "stopped")
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process, as a test of what happens then."""
@@ -208,9 +222,14 @@ async def _end(running: Running) -> None:
         async with asyncio.timeout(running.spec.stop_timeout_s):
             await running.process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
+        _kill(running)
         await running.process.wait()
+
+
+def _kill(running: Running) -> None:
+    """The process and its children; nothing when it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
 
 
 def _now() -> str:

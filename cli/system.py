@@ -120,9 +120,9 @@ class System:
             raise
         return self.endpoints
 
-    async def stop(self) -> None:
-        """Stop everything, in reverse order, and unlock the data folder."""
-        await self.supervisor.stop()
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """Stop everything, the servers last, and unlock the data folder; `abruptly` when nobody needs the data."""
+        await self.supervisor.stop(abruptly=abruptly)
         self._folder.close()
 
     async def _start_servers(self) -> Endpoints:
@@ -177,7 +177,7 @@ class System:
         environment |= {"DATA_ENGINE_METRICS_PORT": str(self._metrics_ports[name])}
         if name == GATEWAY:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
-        argv = [sys.executable, "-m", "cli.main", name]
+        argv = [sys.executable, "-m", "cli.processes", name]
         log_path = self._settings.home / "logs" / f"{name}.log"
         return ProcessSpec(name, argv, log_path, env=environment, ready=serves_http if name == GATEWAY else answers)
 

@@ -18,10 +18,10 @@ def versions() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
-async def applied(connection: asyncpg.Connection) -> list[str]:
+async def applied(database: asyncpg.Connection | asyncpg.Pool) -> list[str]:
     """The migrations that the database says it has."""
     try:
-        return [row["version"] for row in await connection.fetch(_APPLIED)]
+        return [row["version"] for row in await database.fetch(_APPLIED)]
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return []
 

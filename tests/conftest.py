@@ -41,7 +41,7 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Emb
     await migrate_streams(connection, replicas=1)
     await connection.close()
     yield config
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 
@@ -110,7 +110,7 @@ async def system(system_settings: Settings) -> AsyncIterator[System]:
     running = System(system_settings, lambda _name, _what: None)
     await running.start()
     yield running
-    await running.stop()
+    await running.stop(abruptly=True)
 
 
 @pytest.fixture

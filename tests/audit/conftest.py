@@ -29,7 +29,7 @@ async def audit_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
     await migrate(config.database_url)
     await ensure_logins(config.database_url, config.logins)
     yield config
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 

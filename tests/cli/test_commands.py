@@ -9,11 +9,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
 from cli.documents import permissions
 from cli.event_catalogue import event_catalogue
+from migrations.database import versions
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_S = 120
@@ -193,6 +195,21 @@ async def test_what_is_wrong_is_a_sentence_and_not_a_traceback(home):
         assert code == 1, arguments
         assert "Error:" in err
         assert "Traceback" not in out + err
+
+
+async def test_a_database_that_is_not_migrated_is_named_with_what_to_do(home, servers):
+    connection = await asyncpg.connect(servers.database_url)
+    await connection.execute("DROP DATABASE IF EXISTS not_migrated")
+    await connection.execute("CREATE DATABASE not_migrated")
+    await connection.close()
+    dex = Dex(home)
+    dex.environment["DATA_ENGINE_NATS_URL"] = servers.nats_url
+    dex.environment["DATA_ENGINE_DATABASE_URL"] = f"{servers.database_url.rpartition('/')[0]}/not_migrated"
+    code, out, err = await dex("status", "--json")
+    assert code == 1, err
+    assert f"migration {versions()[0]} is not applied: run `dex migrate`" in json.loads(out)["faults"]
+    code, out, err = await dex("log", "check")
+    assert (code, "run `dex migrate`" in err, "Traceback" in out + err) == (1, True, False)
 
 
 async def test_documents_are_made_from_the_code(home):

@@ -82,7 +82,7 @@ async def keys(home: Path) -> AsyncIterator[Keys]:
     urls = {"DATA_ENGINE_NATS_URL": config.nats_url, "DATA_ENGINE_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     yield Keys(home, connection, {**names, **urls, "DATA_ENGINE_HOME": str(home / "cli"), "COLUMNS": "200"})
     await connection.close()
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 

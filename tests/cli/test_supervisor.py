@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -100,14 +101,17 @@ async def test_a_started_process_is_ready_and_the_state_tells_of_it(
     assert story.told == [("one", "ready")]
 
 
-async def test_stop_ends_all_in_reverse_order_and_removes_the_state(
-    tmp_path: Path, supervisor: Supervisor, story: Story
+@pytest.mark.parametrize("abruptly", [False, True])
+async def test_stop_ends_all_the_servers_last_and_removes_the_state(
+    tmp_path: Path, supervisor: Supervisor, story: Story, abruptly: bool
 ) -> None:
     for name in ("one", "two", "three"):
-        await supervisor.start(spec(tmp_path, name, WAITS, says="hello"))
+        made = spec(tmp_path, name, WAITS, says="hello")
+        await supervisor.start(replace(made, is_server=name == "two"))
     processes = [psutil.Process(running.pid) for running in supervisor.processes.values()]
-    await supervisor.stop()
-    assert story.told[3:] == [("three", "stopped"), ("two", "stopped"), ("one", "stopped")]
+    await supervisor.stop(abruptly=abruptly)
+    assert sorted(story.told[3:5]) == [("one", "stopped"), ("three", "stopped")]
+    assert story.told[5:] == [("two", "stopped")]
     assert not any(process.is_running() for process in processes)
     assert list((tmp_path / "run").iterdir()) == []
 

@@ -76,5 +76,5 @@ async def test_a_log_from_before_gets_its_bulk_queues(home):
         assert await until_waiting(connection, subjects.BULK_TASKS, len(ORGS)) == bulk
     finally:
         await connection.close()
-        await supervisor.stop()
+        await supervisor.stop(abruptly=True)
         folder.close()

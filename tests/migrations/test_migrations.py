@@ -135,7 +135,7 @@ async def test_a_cluster_of_three_with_three_replicas(tmp_path):
         await projector.close()
     finally:
         await connection.close()
-        await supervisor.stop()
+        await supervisor.stop(abruptly=True)
 
 
 async def appended(log: EventLog, entry: Decision) -> int:

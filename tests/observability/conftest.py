@@ -101,7 +101,7 @@ async def observed(collector: Collector, tmp_path_factory: pytest.TempPathFactor
         system = System(settings, lambda _name, _what: None)
         await system.start()
         yield Observed(system, collector, home)
-        await system.stop()
+        await system.stop(abruptly=True)
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ async def test_no_two_processes_are_given_the_same_port(home, monkeypatch):
         "7002/metrics",
         "7003/metrics",
     ]
-    await system.stop()
+    await system.stop(abruptly=True)
 
 
 def test_the_documentation_lists_every_metric_with_its_labels():

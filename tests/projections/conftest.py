@@ -37,7 +37,7 @@ async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     await supervisor.start(embedded.postgres_spec(home, config))
     await migrate(config.database_url)
     yield config
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 

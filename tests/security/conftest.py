@@ -42,4 +42,4 @@ async def own_system(own_settings: Settings) -> AsyncIterator[System]:
     await running.start()
     assert running_endpoints(own_settings) == running.endpoints
     yield running
-    await running.stop()
+    await running.stop(abruptly=True)

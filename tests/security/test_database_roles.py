@@ -33,7 +33,7 @@ async def managed_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     await superuser.close()
     host = f"{embedded.HOST}:{config.postgres_port}"
     yield f"postgresql://managed:of%20the%20managed%20operator@{host}/managed"
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 

@@ -66,7 +66,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[embe
     await BlobStore(operator).put(Owner("o", "c"), BLOB, b'{"forged": "a decision of the attacker"}')
     await operator.close()
     yield config
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
     folder.close()
 
 

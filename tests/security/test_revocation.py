@@ -36,7 +36,7 @@ async def second(system: System, endpoints: Endpoints, home_of_second: Path) -> 
     log_path = spec.log_path.with_name(f"{SECOND}.log")
     await supervisor.start(replace(spec, name=SECOND, log_path=log_path, env=env))
     yield supervisor, url
-    await supervisor.stop()
+    await supervisor.stop(abruptly=True)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,7 @@ async def test_a_wait_that_began_before(client: httpx.AsyncClient, endpoints: En
     victim = await new_token(admin, await new_user(admin, company_id))
     body = {"run_id": made["run_id"], "min_position": made["position"], "wait_s": 30, "include_results": True}
     waiting = asyncio.create_task(victim.ask("runs/get", body))
+    assert (await victim.ask("runs/get", body | {"wait_s": 0})).status_code == 200  # the one before is there by now
     assert (await admin.call("tokens/revoke", {"token_id": victim.token_id}))["in_force"]
     assert not waiting.done()
     answer = await waiting

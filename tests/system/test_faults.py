@@ -41,7 +41,7 @@ async def own_system(home) -> AsyncIterator[System]:
     running = System(settings, lambda _name, _what: None)
     await running.start()
     yield running
-    await running.stop()
+    await running.stop(abruptly=True)
 
 
 async def insist(org: Org, endpoint: str, body: dict, key: str | None = None) -> dict:

@@ -31,7 +31,7 @@ async def own_system(home) -> AsyncIterator[System]:
     running = System(settings, lambda _name, _what: None)
     await running.start()
     yield running
-    await running.stop()
+    await running.stop(abruptly=True)
 
 
 class Follower(threading.Thread):
