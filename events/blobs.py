@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import strictjson, subjects
-from events.errors import PoisonedMessageError, UnavailableError
+from events.errors import PayloadLostError, PoisonedMessageError, UnavailableError
 from events.keyring import Keyring, keyring_of
 from events.keys import CompanyKeys, Owner
 from events.payload import Payload, describe, digest_of
@@ -69,14 +69,14 @@ class BlobStore:
             raise UnavailableError(f"The blob store refused a payload: {failure.get('description')}")
 
     async def get(self, owner: Owner, digest: str, size_bytes: int) -> bytes:
-        """The bytes under a digest, checked against it. Raises UnavailableError when they are missing or altered."""
+        """The bytes under a digest, checked against it. Raises PayloadLostError when they are missing or altered."""
         keys = await self._keyring.to_write(owner)
         if keys is None:
             data = await self._plain(owner, digest, size_bytes)
         else:
             data = await self._sealed(keys, owner, digest, size_bytes)
         if digest_of(data) != digest:
-            raise UnavailableError(f"The blob {digest} is damaged: its bytes have another digest.")
+            raise PayloadLostError(f"The blob {digest} is damaged: its bytes have another digest.")
         return data
 
     async def _plain(self, owner: Owner, digest: str, size_bytes: int) -> bytes:
@@ -94,7 +94,7 @@ class BlobStore:
             try:
                 chunks.append(await _aside(keys.open_blob, _there(chunk, subject), f"{name}.{number}"))
             except PoisonedMessageError as error:
-                raise UnavailableError(f"The blob {subject} is damaged: {error.message}") from error
+                raise PayloadLostError(f"The blob {subject} is damaged: {error.message}") from error
         return b"".join(chunks)
 
     async def _get_chunk(self, subject: str) -> bytes | None:
@@ -112,7 +112,7 @@ def _count(size_bytes: int) -> int:
 
 def _there(chunk: bytes | None, subject: str) -> bytes:
     if chunk is None:
-        raise UnavailableError(f"The blob store has no {subject}.")
+        raise PayloadLostError(f"The blob store has no {subject}.")
     return chunk
 
 

@@ -13,6 +13,7 @@ DataEngineError
 ├── LimitExceededError       too much for now: nothing was done, and asking again after `retry_after_s` works
 ├── VersionConflictError     another decision holds this version of the aggregate: reload and decide again
 ├── UnavailableError         a part of the system does not answer now; asking again may work
+│   └── PayloadLostError     a stored payload is missing, or is not what its digest is of; perhaps it comes back
 ├── LogRewoundError          the log is not the one that a follower followed (truncated, recreated, restored)
 ├── ArchiveAlteredError      the archive is not what was added to it; says at which position
 ├── ProofError               a checkpoint, a proof or an export that cannot be read, or does not hold
@@ -108,6 +109,12 @@ class UnavailableError(DataEngineError):
     """A part of the system does not answer now."""
 
     code = "unavailable"
+
+
+class PayloadLostError(UnavailableError):
+    """A stored payload is missing, or is not what its digest is of: a replica may be behind, or somebody was at it."""
+
+    code = "payload_lost"
 
 
 class LogRewoundError(DataEngineError):

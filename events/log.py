@@ -35,11 +35,13 @@ from events.model import Decision, Recorded
 
 REQUEST_TIMEOUT_S = 5.0
 APPEND_ATTEMPTS = 6
+APPEND_WITHIN_S = APPEND_ATTEMPTS * REQUEST_TIMEOUT_S + 0.05 * 2**APPEND_ATTEMPTS
+"""So long an append goes on at most: its attempts, and the pauses between them."""
 HISTORY_MAX_SUBJECTS = 1024
 PAGE_MESSAGES = 500
 
 EPOCH, TRIMMED_TO, TRIMMING = "data_engine.epoch", "data_engine.trimmed_to", "data_engine.trimming"
-"""Metadata of the stream EVENTS: the log's name for life; up to where it may be trimmed; whether that is going on."""
+"""Metadata of the stream EVENTS: the log's name for life; up to where it may be trimmed; until when that goes on."""
 
 _timer = cache(metrics.LOG_APPEND_DURATION.labels)
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -236,16 +238,23 @@ def stream_state(info: dict[str, Any]) -> LogState:
         first_position=state["first_seq"],
         last_position=state["last_seq"],
         trimmed_to=int(metadata.get(TRIMMED_TO, 0)),
-        faults=tuple(_config_faults(config)),
+        faults=tuple(_config_faults(config, server_time(info))),
         created=info["created"],
     )
 
 
-def _config_faults(config: dict[str, Any]) -> Iterator[str]:
+def server_time(info: dict[str, Any]) -> datetime:
+    """The server's clock, as it is in what it tells of a stream (since nats-server 2.10)."""
+    return datetime.fromisoformat(info["ts"])
+
+
+def _config_faults(config: dict[str, Any], now: datetime) -> Iterator[str]:
     """What of a stream's settings would let decisions vanish, or others in; nothing as `dex migrate` makes it."""
     limits = {"max_age": 0, "max_msgs": -1}
-    if (config.get("metadata") or {}).get(TRIMMING):
+    if trimming := (config.get("metadata") or {}).get(TRIMMING):
         limits.pop("max_age")  # for a moment: `dex log trim` is at work
+        if not _is_before(now, trimming):
+            yield f"max_age is {config.get('max_age')}: a `dex log trim` was killed and left it there; run it again"
     for name, none in limits.items():
         if (config.get(name) or none) not in (none, 0, -1):
             yield f"{name} is {config[name]}: decisions vanish by it; set it to {none}"
@@ -258,6 +267,14 @@ def _config_faults(config: dict[str, Any]) -> Iterator[str]:
         yield f"max_msgs_per_subject is {config.get('max_msgs_per_subject')}; it must be 1"
     if config.get("subjects") != ["events.>"]:
         yield f"subjects is {config.get('subjects')!r}; it must be ['events.>']"
+
+
+def _is_before(now: datetime, until: str) -> bool:
+    """Also not, when that is no time of ours."""
+    try:
+        return now < datetime.fromisoformat(until)
+    except (ValueError, TypeError):
+        return False
 
 
 class _TooManySubjectsError(Exception):

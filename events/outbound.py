@@ -1,7 +1,8 @@
 """Posting to an address that somebody configured: never to an internal one, unless that is said to be wanted.
 
 The name is resolved here, every address of it is looked at, and the connection goes to one that was looked at: a name
-that points elsewhere a moment later changes nothing. Redirects are not followed.
+that points elsewhere a moment later changes nothing. Redirects are not followed, and of an answer only its status is
+read.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from events.errors import ConfigurationError, UnavailableError
 
 CONNECT_TIMEOUT_S = 5.0
 TIMEOUT_S = 15.0
+WITHIN_S = 60.0
+"""For all of it: a receiver that answers a byte now and then is not waited for, either."""
 
 
 class Outbound:
@@ -32,14 +35,22 @@ class Outbound:
         headers = {"Host": self._url.netloc.decode(), "Content-Type": "application/json"}
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
-            async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
-                answer = await client.post(
-                    self._url.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": host}
-                )
-        except httpx.HTTPError as error:
+            async with (
+                asyncio.timeout(WITHIN_S),
+                httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client,
+                client.stream(
+                    "POST",
+                    self._url.copy_with(host=address),
+                    content=body,
+                    headers=headers,
+                    extensions={"sni_hostname": host},
+                ) as answer,
+            ):
+                status, kept = answer.status_code, answer.is_success
+        except (httpx.HTTPError, TimeoutError) as error:
             raise UnavailableError(f"{host} does not answer: {type(error).__name__}.") from error
-        if not answer.is_success:
-            raise UnavailableError(f"{host} answered {answer.status_code}.")
+        if not kept:
+            raise UnavailableError(f"{host} answered {status}.")
 
     async def _address(self) -> str:
         """An address of the host, none of whose addresses is internal. Raises UnavailableError."""

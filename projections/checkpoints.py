@@ -39,6 +39,8 @@ GROUP BY c.name ORDER BY c.name
 """
 
 SERVING = "SELECT name FROM {schema}.projection_checkpoints WHERE NOT building"
+# Nobody switches a generation before the transaction ends; a switch that goes on is waited for.
+HOLD_SERVING = f"{SERVING} ORDER BY name FOR KEY SHARE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,19 @@ def lowest(checkpoints: Checkpoints) -> int:
 
 
 async def load(connection: Database, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
-    """The checkpoints of these projections, made at position 0 where there are none. Raises ConfigurationError."""
+    """The checkpoints of these projections, made at position 0 where there are none. Raises ConfigurationError.
+
+    Whether a live projection is in service is held meanwhile (`generations.live_checkpoints`).
+    """
     try:
         await connection.execute(ENSURE.replace("{schema}", schema), names)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError(f"The read models' tables are not there: {error}. Run: dex migrate") from error
+    return _by_name(await connection.fetch(READ.replace("{schema}", schema), names))
+
+
+async def read(connection: Database, schema: str, names: Sequence[str]) -> dict[str, Checkpoint]:
+    """The checkpoints of those of these projections that have one: of a generation that was replaced, none is made."""
     return _by_name(await connection.fetch(READ.replace("{schema}", schema), names))
 
 
@@ -113,10 +123,11 @@ async def projection_status(pool: asyncpg.Pool, schema: str = LIVE_SCHEMA) -> li
     return [ProjectionStatus(**row) for row in rows]
 
 
-async def serving(connection: Database, schema: str) -> frozenset[str]:
-    """The names of the projections that queries are answered from, as far as they have begun."""
+async def serving(connection: Database, schema: str, *, hold: bool = False) -> frozenset[str]:
+    """The names of the projections that queries are answered from, as far as they have begun; with `hold` that is so
+    until the transaction ends. Raises ConfigurationError."""
     try:
-        rows = await connection.fetch(SERVING.replace("{schema}", schema))
+        rows = await connection.fetch((HOLD_SERVING if hold else SERVING).replace("{schema}", schema))
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError(f"The read models' tables are not as needed: {error}. Run: dex migrate") from error
     return frozenset(row["name"] for row in rows)

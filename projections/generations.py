@@ -25,7 +25,7 @@ from projections.archive.reading import follow_whole
 from projections.base import LIVE_SCHEMA, Projection, Table
 from projections.batch import opened
 from projections.catalogue import EARLIER, PROJECTIONS
-from projections.checkpoints import Checkpoint, CheckpointsMovedError
+from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedError
 from projections.compare import LONG_STATEMENT_S, Difference, compare_columns
 from projections.database import Database
 from projections.log_guard import LogGuard
@@ -35,6 +35,9 @@ BATCH_DECISIONS = 1000
 BACKGROUND_REST = 1.0
 """What is in service has at least as much of the processor and the database as what is built beside it."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+SWITCH_WITHIN_S = 2.0
+"""So long the switch waits for queries that read the view; those that come meanwhile wait behind it."""
+SWITCH_RETRY_S = (2.0, 5.0, 10.0, 30.0, 60.0)
 
 BEGIN = f"""
 INSERT INTO {LIVE_SCHEMA}.projection_checkpoints (name, position, epoch, decision_id, building, building_since)
@@ -45,6 +48,7 @@ RETURNING name
 EMPTY = f"DELETE FROM {LIVE_SCHEMA}.{{table}}"
 IS_BUILDING = f"SELECT building FROM {LIVE_SCHEMA}.projection_checkpoints WHERE name = $1"
 SAY = f"UPDATE {LIVE_SCHEMA}.projection_checkpoints SET building_message = $2 WHERE name = $1 AND building"
+LOCK_TIMEOUT = f"SET LOCAL lock_timeout = {round(1000 * SWITCH_WITHIN_S)}"
 LETTERS = f"SELECT position, reason FROM {LIVE_SCHEMA}.projection_dead_letters WHERE name = $1 ORDER BY position"
 SWITCH = f"SELECT {LIVE_SCHEMA}.switch_generation($1, $2, $3)"
 START_OVER = f"DELETE FROM {LIVE_SCHEMA}.projection_checkpoints WHERE building"
@@ -94,11 +98,23 @@ class NotSwitchedError(StateConflictError):
 Show = Callable[[BuildProgress], None]
 
 
-async def in_service(database: Database) -> tuple[Projection, ...]:
-    """The projections that queries are answered from: of each read model one generation."""
-    serving = await checkpoints.serving(database, LIVE_SCHEMA)
+async def in_service(database: Database, *, hold: bool = False) -> tuple[Projection, ...]:
+    """The projections that queries are answered from: of each read model one generation. With `hold` that is so until
+    the transaction ends."""
+    serving = await checkpoints.serving(database, LIVE_SCHEMA, hold=hold)
     earlier = {projection.view: projection for projection in EARLIER if projection.name in serving}
     return tuple(p if p.name in serving else earlier.get(p.view, p) for p in PROJECTIONS)
+
+
+async def live_checkpoints(database: Database) -> tuple[tuple[Projection, ...], Checkpoints]:
+    """What is in service, and where each of them is; made at position 0 where there is no checkpoint yet.
+
+    In one transaction, and while nobody switches: else the checkpoint of a generation that was just replaced would
+    come back at position 0, and hold up whoever waits for a position.
+    """
+    async with database.transaction():
+        serving = await in_service(database, hold=True)
+        return serving, await checkpoints.load(database, LIVE_SCHEMA, [projection.name for projection in serving])
 
 
 async def successions(database: Database) -> list[Succession]:
@@ -127,13 +143,28 @@ class Building:
         Raises NotSwitchedError, LogRewoundError, UnavailableError; CheckpointsMovedError when somebody else switched.
         """
         await self._begin()
+        refused = 0
         while True:
             async with self._pool.acquire() as database:
-                live = (await checkpoints.load(database, LIVE_SCHEMA, [self._old.name]))[self._old.name]
-                await self._build_to(database, live.position, show, self._rest_share)
-            switched = await self._try_to_switch(show, accept_differences=accept_differences)
+                live = await checkpoints.read(database, LIVE_SCHEMA, [self._old.name])
+                if self._old.name not in live:
+                    raise CheckpointsMovedError(live)
+                await self._build_to(database, live[self._old.name].position, show, self._rest_share)
+            try:
+                switched = await self._try_to_switch(show, accept_differences=accept_differences)
+            except asyncpg.LockNotAvailableError:
+                await self._say(f"It is built, and waits for a query that has been reading {self._new.view} for long.")
+                await asyncio.sleep(SWITCH_RETRY_S[min(refused, len(SWITCH_RETRY_S) - 1)])  # others read and write
+                refused += 1
+                continue
             if switched is not None:
                 return switched
+
+    async def _say(self, message: str) -> None:
+        """What `dex status` shows of it."""
+        _logger.info("not_switched_yet", generation=self._new.name, reason=message)
+        async with self._pool.acquire() as database:
+            await database.execute(SAY, self._new.name, message)
 
     async def _begin(self) -> None:
         async with self._pool.acquire() as database, database.transaction():
@@ -146,7 +177,7 @@ class Building:
 
     async def _reload(self, database: Database) -> None:
         """Where the new generation is. Raises CheckpointsMovedError when it is in service already."""
-        found = await checkpoints.load(database, LIVE_SCHEMA, [self._new.name])
+        found = await checkpoints.read(database, LIVE_SCHEMA, [self._new.name])
         if not await database.fetchval(IS_BUILDING, self._new.name):
             raise CheckpointsMovedError(found)
         self._at = found[self._new.name]
@@ -190,7 +221,8 @@ class Building:
     async def _try_to_switch(self, show: Show, *, accept_differences: bool) -> Switched | None:
         """In one transaction: both stand still, the rest is applied, both are compared, the new one is in service.
 
-        None when there is more to apply than anybody should wait for.
+        None when there is more to apply than anybody should wait for. Raises LockNotAvailableError when somebody reads
+        the view for longer than SWITCH_WITHIN_S: nothing is changed then, and nobody waits any more.
         """
         async with self._pool.acquire() as database:
             try:
@@ -218,6 +250,7 @@ class Building:
         await checkpoints.move(
             database, LIVE_SCHEMA, [Checkpoint(self._new.name, live.position, live.epoch, live.decision_id)]
         )
+        await database.execute(LOCK_TIMEOUT)
         await database.execute(SWITCH, self._new.view, self._old.name, self._new.name, timeout=LONG_STATEMENT_S)
         _logger.info("switched", old=self._old.name, new=self._new.name, position=live.position)
         return Switched(self._old.name, self._new.name, live.position, sum(d.rows for d in differences))

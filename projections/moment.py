@@ -5,7 +5,7 @@ The live ones are neither read nor changed; of them only the shape of the tables
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +19,7 @@ from events.keyring import keyring_of
 from projections import checkpoints
 from projections.apply import apply
 from projections.archive.reading import follow_whole
-from projections.base import LIVE_SCHEMA
+from projections.base import LIVE_SCHEMA, Projection
 from projections.batch import opened, rarer_collections
 from projections.database import Database
 from projections.generations import in_service
@@ -70,11 +70,11 @@ async def build_moment(
     began_s = time.perf_counter()
     with rarer_collections():
         async with pool.acquire() as database:
-            await _make_schema(database, quoted, position)
-            await _build(database, connection, quoted, position, state.epoch, show)
+            serving = await _make_schema(database, quoted, position)
+            await _build(database, connection, quoted, serving, position, state.epoch, show)
             rows = {
                 table.name: await database.fetchval(COUNT.format(schema=quoted, table=table.name))
-                for projection in await in_service(database)
+                for projection in serving
                 for table in projection.tables
             }
             letters = await database.fetchval(COUNT_DEAD_LETTERS.format(schema=quoted))
@@ -89,9 +89,11 @@ def check_name(schema: str) -> None:
         raise InvalidInputError(f"The schema {schema} is not to be replaced; choose another name.")
 
 
-async def _make_schema(database: Database, schema: str, position: int) -> None:
-    """An empty schema with our mark, and tables like the live ones, in one transaction. They are not logged: it is
-    small work to make them again."""
+async def _make_schema(database: Database, schema: str, position: int) -> Sequence[Projection]:
+    """An empty schema with our mark, and tables like the live ones, in one transaction; what is to be built in it.
+
+    The tables are not logged: it is small work to make them again.
+    """
     async with database.transaction():
         found = await database.fetchrow(COMMENT_OF, schema.strip('"'))
         if found is not None and not (found["comment"] or "").startswith(MARK):
@@ -112,10 +114,18 @@ async def _make_schema(database: Database, schema: str, position: int) -> None:
                 await database.execute(
                     f"CREATE VIEW {schema}.{projection.view} AS SELECT * FROM {schema}.{projection.tables[0].name}"
                 )
+    return serving
 
 
-async def _build(database: Database, connection: Client, schema: str, position: int, epoch: str, show: Show) -> None:
-    serving = await in_service(database)
+async def _build(
+    database: Database,
+    connection: Client,
+    schema: str,
+    serving: Sequence[Projection],
+    position: int,
+    epoch: str,
+    show: Show,
+) -> None:
     at: checkpoints.Checkpoints = await checkpoints.load(database, schema, [p.name for p in serving])
     if not position:
         return

@@ -30,7 +30,7 @@ from projections.checkpoints import (
     projection_status,
 )
 from projections.database import create_pool
-from projections.generations import build_in_background, in_service
+from projections.generations import build_in_background, live_checkpoints
 from projections.log_guard import RECOVERY, LogGuard
 from projections.waiting import TROUBLE, pause, until
 
@@ -123,9 +123,11 @@ class Projector:
     async def _begin(self) -> None:
         """Load the checkpoints, look whether the log is theirs, and say where the read models are: it may be back."""
         async with self._pool.acquire() as connection:
-            self._projections = self._given or await in_service(connection)
-            names = [projection.name for projection in self._projections]
-            self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
+            if self._given:
+                names = [projection.name for projection in self._given]
+                self._at = await checkpoints.load(connection, LIVE_SCHEMA, names)
+            else:
+                self._projections, self._at = await live_checkpoints(connection)
         await self._verify()
         self._received = checkpoints.lowest(self._at)
         await self._publish([], access=True, reset=True)

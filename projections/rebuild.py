@@ -31,7 +31,7 @@ from projections.checkpoints import Checkpoint, Checkpoints, CheckpointsMovedErr
 from projections.compare import Difference, compare
 from projections.compare import replace as replace_rows
 from projections.database import Database
-from projections.generations import START_OVER, in_service
+from projections.generations import START_OVER, live_checkpoints
 from projections.log_guard import LogGuard
 
 SHADOW_SCHEMA = "data_engine_rebuild"
@@ -135,7 +135,7 @@ async def _rebuild(
 ) -> tuple[list[RebuildResult], int]:
     """The results, and the position that all live projections have now."""
     async with pool.acquire() as database:
-        serving = await in_service(database)
+        serving, _ = await live_checkpoints(database)
         building = _Building(database, connection, named(names, serving), serving, accept_log=accept_log)
         try:
             await building.begin()
@@ -150,7 +150,8 @@ async def _rebuild(
             with suppress(*_NOT_THERE, asyncpg.PostgresError):
                 await database.execute(DROP_SCHEMA)
             raise
-        lowest = checkpoints.lowest(await checkpoints.load(database, LIVE_SCHEMA, [p.name for p in serving]))
+        _, live = await live_checkpoints(database)
+        lowest = checkpoints.lowest(live)
     return results, lowest
 
 
@@ -194,8 +195,17 @@ class _Building:
         self._at = await checkpoints.load(self._db, SHADOW_SCHEMA, [p.name for p in self._built])
 
     async def live(self) -> Checkpoints:
-        """Where the live read models are."""
-        return await checkpoints.load(self._db, LIVE_SCHEMA, [p.name for p in self._wanted])
+        """Where the live read models are. Raises StateConflictError when another generation took a one's place."""
+        return self._all_of(await checkpoints.read(self._db, LIVE_SCHEMA, [p.name for p in self._wanted]))
+
+    def _all_of(self, live: Checkpoints) -> Checkpoints:
+        for projection in self._wanted:
+            if projection.name not in live:
+                raise StateConflictError(
+                    f"{projection.name} is no longer in service: another generation took its place meanwhile. "
+                    "Nothing was changed; rebuild that one."
+                )
+        return live
 
     async def goals(self, live: Checkpoints) -> dict[str, int]:
         """Up to which position each projection is to be built: as far as the live one, so that the two can be compared;
@@ -218,7 +228,7 @@ class _Building:
 
     async def finish(self, progress: Callable[[Progress], None], *, check_only: bool) -> list[RebuildResult]:
         """Within the caller's transaction: lock, catch up, compare, replace, and drop the shadow."""
-        live = await checkpoints.lock(self._db, LIVE_SCHEMA, [p.name for p in self._wanted])
+        live = self._all_of(await checkpoints.lock(self._db, LIVE_SCHEMA, [p.name for p in self._wanted]))
         await self.build(await self.goals(live), progress)
         shadow = await checkpoints.lock(self._db, SHADOW_SCHEMA, [p.name for p in self._built])
         if shadow != self._at:

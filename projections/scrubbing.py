@@ -23,7 +23,7 @@ from projections import checkpoints
 from projections.base import LIVE_SCHEMA, Projection
 from projections.catalogue import EARLIER, PROJECTIONS
 from projections.database import Database
-from projections.generations import in_service
+from projections.generations import live_checkpoints
 from projections.moment import MARK
 from projections.rebuild import SHADOW_SCHEMA
 from projections.server_files import overwrite_wal, tell_orphans, values_logged
@@ -114,8 +114,8 @@ async def _must_be_projected(database: Database, connection: Client) -> None:
     position = 0  # what was trimmed off the log is behind every projection
     async for recorded in EventLog(connection).read(0, erasures):
         position = recorded.position
-    names = [projection.name for projection in await in_service(database)]
-    reached = checkpoints.lowest(await checkpoints.load(database, LIVE_SCHEMA, names))
+    _, live = await live_checkpoints(database)
+    reached = checkpoints.lowest(live)
     if reached < position:
         raise StateConflictError(
             f"The company that was erased at position {position:,} is still in the read models, which are at "

@@ -6,7 +6,7 @@ be: whatever crashes, and however many archivers run, there is no gap and no dou
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import cast
 
 import asyncpg
@@ -33,6 +33,8 @@ PACE_S = 0.1
 BATCH_MAX = 5000
 PARTITION_AHEAD = 1_000_000
 """So many positions before it is needed, a partition is made."""
+AHEAD_AGAIN = 10_000
+"""After so many positions more it is tried again, when somebody has been reading the archive for long."""
 
 AFTER_COPY, BEFORE_COMMIT, AFTER_COMMIT = "after_copy", "before_commit", "after_commit"
 
@@ -49,6 +51,8 @@ UPDATE data_engine.event_log_head SET epoch = $1, position = $2, chain = $3
 WHERE epoch = $4 AND position = $5 AND chain = $6
 """
 ENSURE_PARTITION = "SELECT data_engine.ensure_event_log_partition($1)"
+# To make one, nobody may read the archive, and who wants to read it then waits behind us.
+BRIEFLY = "SET LOCAL lock_timeout = '1s'"
 
 _WRONG_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 
@@ -199,10 +203,22 @@ class Archiver:
         await self._publish()
 
     async def _ensure_partitions(self, position: int) -> None:
-        if position + PARTITION_AHEAD > self._partitions_to:
-            for needed in (position, position + PARTITION_AHEAD):
-                await self._pool.execute(ENSURE_PARTITION, needed)
+        if position + PARTITION_AHEAD <= self._partitions_to:
+            return
+        await self._ensure_partition(position)
+        try:
+            await self._ensure_partition(position + PARTITION_AHEAD, BRIEFLY)
             self._partitions_to = position + 2 * PARTITION_AHEAD
+        except asyncpg.LockNotAvailableError:
+            _logger.info("partition_later", reason="somebody has been reading the archive for long")
+            self._partitions_to = position + PARTITION_AHEAD + AHEAD_AGAIN
+
+    async def _ensure_partition(self, position: int, settings: str = "") -> None:
+        with suppress(asyncpg.DuplicateTableError):  # another archiver has just made it
+            async with self._pool.acquire() as connection, connection.transaction():
+                if settings:
+                    await connection.execute(settings)
+                await connection.execute(ENSURE_PARTITION, position)
 
     def _measure(self, behind: int) -> None:
         metrics.ARCHIVER_POSITION.set(self._head.position)

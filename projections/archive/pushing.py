@@ -99,8 +99,7 @@ class Pusher:
         failures = 0
         while not stop.is_set():
             try:
-                while await self.push():
-                    continue
+                await self.push()
                 failures, pause_s = 0, self._interval_s
             except TROUBLE as error:
                 pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -113,9 +112,15 @@ class Pusher:
                 continue
 
     async def push(self) -> int:
-        """Send the next checkpoints; how many there were. Raises UnavailableError, and what asyncpg raises."""
-        rows = await self._pool.fetch(tree_sql.LATEST_NOTES, self._after, AT_ONCE)
-        if rows:
+        """Send the checkpoints that are new; how many there were. Raises UnavailableError, and what asyncpg raises."""
+        sent, (pushable,) = 0, await self._pool.fetch(tree_sql.PUSHABLE)
+        while self._after < pushable["last"]:  # not to the end of all: a history that grows meanwhile has its next turn
+            rows = await self._pool.fetch(tree_sql.LATEST_NOTES, self._after, AT_ONCE)
+            if not rows:
+                break  # whoever has no key has built them meanwhile
             await self._target.send([row["note"] for row in rows])
             self._after = rows[-1]["position"]
-        return len(rows)
+            sent += len(rows)
+        if pushable["unsigned"] is not None:  # it is signed later than what came after it, and must be sent too
+            self._after = min(self._after, pushable["unsigned"] - 1)
+        return sent

@@ -49,7 +49,8 @@ async def restore_archive(
     faults = found.of_archive()
     if not faults:
         return None
-    first = min(fault.position for fault in faults)
+    # Of a row that was put in far beyond the head, what is between the two is missing as well.
+    first = min(max(1, min(fault.position for fault in faults)), found.archive.position + 1)
     _refuse_what_would_lose(found, faults, first)
     kept = await _keep_what_differs(pool, connection, found)
     async with pool.acquire() as database, database.transaction():

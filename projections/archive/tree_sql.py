@@ -63,6 +63,11 @@ INSERT INTO data_engine.org_checkpoints (org_id, size, position, signed_at, note
 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
 ON CONFLICT DO NOTHING
 """
+PUSHABLE = """
+SELECT coalesce(max(position) FILTER (WHERE note IS NOT NULL), 0) AS last,
+       min(position) FILTER (WHERE note IS NULL) AS unsigned
+FROM data_engine.org_trees
+"""
 LATEST_NOTES = """
 SELECT position, note FROM data_engine.org_trees
 WHERE note IS NOT NULL AND position > $1 ORDER BY position LIMIT $2

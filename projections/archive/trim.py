@@ -2,11 +2,13 @@
 
 The stream denies purges and deletes for ever, so its messages go by age: a limit that is set for a moment. Before that,
 the new beginning is announced in the stream's metadata, and everybody who reads has had the time to look (a lease).
+
+All times are the server's, by which messages get old: by a wrong clock here, others would go than were announced.
 """
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -14,9 +16,9 @@ from nats.aio.client import Client
 
 from events import subjects
 from events.archive import Archive
-from events.errors import StateConflictError
+from events.errors import StateConflictError, UnavailableError
 from events.history import LEASE_S
-from events.log import TRIMMED_TO, TRIMMING, EventLog, LogState
+from events.log import APPEND_WITHIN_S, REQUEST_TIMEOUT_S, TRIMMED_TO, TRIMMING, EventLog, LogState, server_time
 from projections.archive.check import OnProgress, check
 from projections.archive.stream import api, config_of, metadata_of
 
@@ -24,6 +26,10 @@ MARGIN_S = 600.0
 """What becomes old enough while the limit is set is announced too."""
 LOOK_AGAIN_S = 0.1
 TRIM_WITHIN_S = 300.0
+"""So long the limit is meant at most, which the stream's metadata say. One that a killed trim left is a fault after
+that, before more goes than was announced."""
+WAIT_S = LEASE_S + APPEND_WITHIN_S + 3 * REQUEST_TIMEOUT_S
+"""Who appends looks where the log begins, then for the version's holder, for a key, and then he may try for so long."""
 NANOSECONDS = 1_000_000_000
 
 LOWEST_CHECKPOINT = "SELECT name, position FROM data_engine.projection_checkpoints ORDER BY position LIMIT 1"
@@ -42,7 +48,7 @@ async def trim(
     connection: Client,
     keep_s: float,
     progress: OnProgress = lambda _: None,
-    lease_s: float = 2 * LEASE_S,
+    lease_s: float = WAIT_S,
 ) -> Trimmed:
     """Drop from the hot log what is older than `keep_s`.
 
@@ -54,16 +60,19 @@ async def trim(
     state = await log.state()
     if state.faults:
         raise StateConflictError(f"The stream EVENTS was reconfigured: {'; '.join(state.faults)}.")
-    archive, oldest = Archive(pool), datetime.now(UTC) - timedelta(seconds=keep_s)
+    archive, oldest = Archive(pool), await _now(connection) - timedelta(seconds=keep_s)
     if await archive.position_at(oldest) < max(1, state.first_position):
         return Trimmed(state.first_position, state.first_position)
     announced = await archive.position_at(oldest + timedelta(seconds=min(MARGIN_S, keep_s / 2)))
     await _refuse_what_would_lose(pool, connection, state, announced, progress)
-    await _set_metadata(connection, {TRIMMED_TO: str(announced)})
+    # Not less than another trim has announced that goes on.
+    await _set_metadata(connection, {TRIMMED_TO: str(max(announced, (await log.state()).trimmed_to))})
     await asyncio.sleep(lease_s)  # no wait for an event: until here others may believe what they saw before
     try:
-        age_s = (datetime.now(UTC) - oldest).total_seconds()  # not `keep_s`: the lease has passed since
-        await _set_metadata(connection, {TRIMMING: "now"}, max_age=int(age_s * NANOSECONDS))
+        now = await _now(connection)
+        age_s = (now - oldest).total_seconds()  # not `keep_s`: the lease has passed since
+        until = now + timedelta(seconds=TRIM_WITHIN_S)
+        await _set_metadata(connection, {TRIMMING: until.isoformat()}, max_age=int(age_s * NANOSECONDS))
         await _until_old_ones_are_gone(connection, oldest)
     finally:
         await _end_trimming(connection)
@@ -76,6 +85,11 @@ async def _refuse_what_would_lose(
     found = await check(pool, connection, progress, after=max(0, state.first_position - 1))
     if not found.ok:
         raise StateConflictError(f"Nothing is trimmed: {found.faults[0].message} See dex log check.")
+    if found.not_archived and announced >= found.archive.position:
+        raise StateConflictError(
+            f"Nothing is trimmed: the archive ends at position {found.archive.position}, and what comes after it may "
+            "be old enough to go. Try again once the archiver is there (dex status)."
+        )
     row = await pool.fetchrow(LOWEST_CHECKPOINT)
     if row is not None and row["position"] < announced:
         raise StateConflictError(
@@ -107,9 +121,18 @@ async def _end_trimming(connection: Client) -> None:
 
 
 async def _until_old_ones_are_gone(connection: Client, oldest: datetime) -> None:
-    async with asyncio.timeout(TRIM_WITHIN_S):
-        while True:
-            state = (await api(connection, f"STREAM.INFO.{subjects.EVENTS}"))["state"]
-            if not state["messages"] or datetime.fromisoformat(state["first_ts"]) > oldest:
-                return
-            await asyncio.sleep(LOOK_AGAIN_S)  # the bounded interval between two questions
+    try:
+        async with asyncio.timeout(TRIM_WITHIN_S):
+            while True:
+                state = (await api(connection, f"STREAM.INFO.{subjects.EVENTS}"))["state"]
+                if not state["messages"] or datetime.fromisoformat(state["first_ts"]) > oldest:
+                    return
+                await asyncio.sleep(LOOK_AGAIN_S)  # the bounded interval between two questions
+    except TimeoutError as error:
+        raise UnavailableError(
+            "The server has not dropped all that is old yet; what is left is whole. Run dex log trim again."
+        ) from error
+
+
+async def _now(connection: Client) -> datetime:
+    return server_time(await api(connection, f"STREAM.INFO.{subjects.EVENTS}"))

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from events.batch import BatchStore
 from events.blobs import BlobStore
 from events.context import SERVICE_ACTOR
-from events.errors import UnavailableError, VersionConflictError
+from events.errors import PayloadLostError, UnavailableError, VersionConflictError
 from events.keys import Owner
 from events.log import EventLog, decision_id
 from events.model import Decision, Event
@@ -50,6 +50,8 @@ UNRECORDED_MAX_BYTES = 256 * 1024
 MARK_STARTED_AFTER_S = 0.3
 EARLY_TOLERANCE_S = 0.02
 DELIVERIES_MAX = 100
+LOST_DELIVERIES = 4
+"""So often a verification looks for a payload that is lost; some seconds."""
 """Hand-backs and outages cost deliveries too, so only a task that nothing else explains is given up."""
 SHORTCUT_MAX_AGE_S = 60.0
 CONFLICT_ATTEMPTS = 10
@@ -126,7 +128,16 @@ class TaskRunner:
             lost = Fault(due.step_index, due.attempt, "worker_lost", message, retryable=False)
             await self._record(task, state, [lost])
             return Settled()
-        await self._execute_from(task, state)
+        try:
+            await self._execute_from(task, state)
+        except PayloadLostError as error:
+            if state.verifies is None or task.deliveries < LOST_DELIVERIES:
+                raise  # it may be there again: a replica was behind, a store is being restored
+            # What a verification is to find out: nobody waits for it any longer.
+            fresh = await self._reload(task)
+            message = f"What was recorded is not there as it was: {error.message}"
+            fault = Fault(due.step_index, due.attempt, "payload_lost", message, retryable=False)
+            await self._record(task, fresh, [fault])
         return Settled()
 
     async def give_up(self, task: Task, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints go outside: to a file that grows, to a real receiver, and never to an internal address by surprise."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from events import outbound
 from events.audit.checkpoint import SignedCheckpoint
 from events.errors import ConfigurationError, UnavailableError
 from events.outbound import Outbound, is_internal
 from events.settings import Settings
 from projections.archive import pushing
 from projections.archive.pushing import FileTarget, Pusher, UrlTarget, targets_of
+from projections.archive.trees import TreeBuilder
 from tests.audit.archive import fill
 from tests.audit.support import KEY, ORG, OTHER_ORG, SECRET, entry
-from tests.audit.test_trees import both, build
+from tests.audit.test_trees import both, build, builder
 
 
 class Receiver:
@@ -133,6 +135,92 @@ async def test_nobody_there_is_said_without_the_url() -> None:
 )  # fmt: skip
 def test_internal_addresses(address: str, internal: bool) -> None:
     assert is_internal(address) == internal
+
+
+@pytest.mark.parametrize("first_bytes", ["HTTP/1.1 200 x\r\n\r\n", "HTTP/1.1 200 x\r\n"], ids=["body", "headers"])
+async def test_an_answer_without_an_end_holds_up_nobody(first_bytes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "WITHIN_S", 1.0)
+    gone = asyncio.Event()
+
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(first_bytes.encode())
+            while True:
+                writer.write(b"X-Header: x\r\n" * 10)
+                await writer.drain()
+                await asyncio.sleep(0.01)  # a byte now and then, for ever: no single wait is long
+        except OSError:
+            gone.set()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    async with server:
+        sending = Outbound(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", allow_internal=True).post(b"{}")
+        if first_bytes.endswith("\r\n\r\n"):
+            await asyncio.wait_for(sending, 20)  # it was said that they are kept; of the rest nothing is read
+        else:
+            with pytest.raises(UnavailableError, match="does not answer"):
+                await asyncio.wait_for(sending, 20)
+        await asyncio.wait_for(gone.wait(), 20)
+
+
+class Growing:
+    """A target beside which the history goes on growing."""
+
+    name = "growing"
+
+    def __init__(self, pool: asyncpg.Pool, position: int) -> None:
+        self.pool, self.position, self.sent = pool, position, list[str]()
+        self.grown = asyncio.Event()
+
+    async def send(self, notes: Sequence[str]) -> None:
+        self.sent += notes
+        self.position += 1
+        await fill(self.pool, [entry(self.position)])
+        await build(self.pool)
+        self.grown.set()
+
+
+async def test_of_a_history_that_grows_all_the_time_the_latest_is_sent_once_an_interval(empty: asyncpg.Pool) -> None:
+    await fill(empty, both(9))
+    await build(empty)
+    target, stop = Growing(empty, 9), asyncio.Event()
+    task = asyncio.create_task(Pusher(empty, target, 3600).run(stop))
+    await asyncio.wait_for(target.grown.wait(), 20)
+    stop.set()
+    await asyncio.wait_for(task, 20)
+    assert sizes(target.sent) == {ORG: 6, OTHER_ORG: 3}
+
+
+async def test_more_than_are_sent_at_once(empty: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "AT_ONCE", 1)
+    await fill(empty, both(9))
+    await build(empty)
+    target = Growing(empty, 9)
+    assert await asyncio.wait_for(Pusher(empty, target, 3600).push(), 20) == 2
+    assert sizes(target.sent) == {ORG: 6, OTHER_ORG: 3}
+
+
+async def test_what_is_signed_later_than_what_came_after_it_is_sent_too(
+    empty: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoints"
+    await fill(empty, both(9))
+    while await TreeBuilder(empty, None).step():
+        continue
+    await fill(empty, [entry(10, OTHER_ORG)])
+    later = builder(empty)
+    assert await later.step() == 1  # ORG's has no signature yet, and ends before OTHER_ORG's
+    pusher = Pusher(empty, FileTarget(path), 60)
+    assert await pusher.push() == 1
+    assert await later.step() == 0  # nothing was added: what is not signed is
+    assert await pusher.push() == 2
+    assert await pusher.push() == 0
+    assert sizes([orjson.loads(line)["checkpoint"] for line in path.read_text().splitlines()]) == {ORG: 6, OTHER_ORG: 4}
+
+
+async def test_a_full_disk_loses_nothing_and_breaks_no_line() -> None:
+    with pytest.raises(UnavailableError, match="cannot be written"):
+        await FileTarget(Path("/dev/full")).send(["x"])
 
 
 async def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cli.system import System
 from events.connection import connect
+from events.history import LEASE_S
 from events.keyring import use_keys
 from events.keys import MasterKeys
 from events.log import EventLog
@@ -86,7 +87,7 @@ async def everything_trimmed(pool, connection) -> int:
                 break
             await asyncio.sleep(0.1)  # the interval between two questions
     await asyncio.sleep(KEEP_S)  # they must be of an age
-    done = await trim(pool, connection, KEEP_S)
+    done = await trim(pool, connection, KEEP_S, lease_s=2 * LEASE_S)
     assert done.first_position == last + 1
     return done.first_position
 

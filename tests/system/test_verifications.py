@@ -245,6 +245,21 @@ async def test_an_input_that_was_changed_under_its_digest_is_found(org: Org, log
     assert "input_altered" in made["report"]["steps"][0]["reason"]
 
 
+@pytest.mark.parametrize("large", [False, True])
+async def test_records_that_are_gone_are_found_and_waited_for_by_nobody(org: Org, log: EventLog, large: bool) -> None:
+    if large:
+        run = await org.ended(await uploaded(org, await org.blueprint(*STEPS), export()))
+    else:
+        run = await a_run(org, *STEPS)
+    records = runs.fold(run["run_id"], events_of(await log.history(org.org_id, "run", run["run_id"]))).records
+    assert records is not None
+    gone = records.model_copy(update={"inline": None, "digest": "1" * 64})
+    made = await verified(org, await rewritten(org, log, run["run_id"], {-1: {"records": gone}}))
+    assert made["report"]["verdict"] == "failed"
+    assert made["report"]["steps"][0]["verdict"] == "failed"
+    assert made["report"]["steps"][0]["reason"].startswith("payload_lost: What was recorded is not there")
+
+
 async def test_another_version_of_a_step_is_said_to_be_missing(org: Org, log: EventLog) -> None:
     run = await a_run(org, *STEPS)
     forged = await rewritten(org, log, run["run_id"], {1: {"step_version": "0.9"}})
