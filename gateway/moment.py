@@ -27,6 +27,10 @@ HISTORIES_AT_ONCE = 16
 CANDIDATES_MAX = 1000
 """Runs that one page of a list looks at, when it is filtered by what may have changed since."""
 
+EARLIEST, LATEST = datetime.fromtimestamp(0, UTC), datetime.max.replace(tzinfo=UTC)
+"""Between them every store of ours can tell times apart: NATS counts nanoseconds in 64 bits, from 1678 to 2262, and
+Postgres is told microseconds."""
+
 AsOf = Annotated[
     Position | Annotated[str, Field(max_length=40)] | None,
     Field(description="What was known then: a position of the log, or a time (RFC 3339, with a zone).", examples=[42]),
@@ -147,14 +151,20 @@ async def position_at(call: Call, time: datetime) -> int:
 
 
 def time_of(text: str, path: str) -> datetime:
-    """A time of a request's. Raises InvalidInputError, which names the field by its JSON Pointer."""
+    """A time of a request's, in UTC. Raises InvalidInputError, which names the field by its JSON Pointer.
+
+    One before EARLIEST is taken for it: nothing was recorded before either.
+    """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise invalid(path, f"{text!r} is no time as RFC 3339 has it, such as 2026-01-31T12:00:00Z.") from None
     if time.tzinfo is None:
         raise invalid(path, "The time has no zone: add Z, or an offset as +02:00.")
-    return time
+    try:
+        return max(time.astimezone(UTC), EARLIEST)
+    except OverflowError:  # by its zone it is in the year 0 or 10000
+        return EARLIEST if time.year == 1 else LATEST
 
 
 def before_of(moment_: Moment | None, before: int) -> int:
