@@ -17,6 +17,7 @@ from events.processing import RUN
 from gateway import answers
 from gateway.calls import Call
 from gateway.cursors import POSITION_MAX
+from gateway.history import EARLIEST, LATEST
 from gateway.models import Position
 from gateway.problems import invalid
 from gateway.run_view import RunKey
@@ -26,10 +27,6 @@ from projections.queries.reader import Row, Scope
 HISTORIES_AT_ONCE = 16
 CANDIDATES_MAX = 1000
 """Runs that one page of a list looks at, when it is filtered by what may have changed since."""
-
-EARLIEST, LATEST = datetime.fromtimestamp(0, UTC), datetime.max.replace(tzinfo=UTC)
-"""Between them every store of ours can tell times apart: NATS counts nanoseconds in 64 bits, from 1678 to 2262, and
-Postgres is told microseconds."""
 
 AsOf = Annotated[
     Position | Annotated[str, Field(max_length=40)] | None,
