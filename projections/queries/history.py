@@ -100,7 +100,7 @@ async def decisions(
     rows = _archived(await reader.rows(scope, found, *arguments))
     if len(rows) == limit:
         return rows, rows[-1].position
-    if not wanted:
+    if not wanted and len(rows) < LOOKED_AT_MAX:
         return rows, None
     last = f"SELECT position FROM ({looked_at}) looked_at {order} OFFSET {LOOKED_AT_MAX - 1}"
     row = await reader.row(scope, last, *arguments[:its_own])
