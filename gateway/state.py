@@ -59,7 +59,7 @@ async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> Asy
     keyring = use_keys(connection, wrapper_of(settings))
     try:
         async with await create_pool(settings) as pool:
-            gateway = _assemble(settings, connection, Reader(pool), clock)
+            gateway = _assemble(settings, connection, Reader(pool, max(1, settings.database_pool_max // 2)), clock)
             parts = (gateway.signals, gateway.proved, gateway.authenticator.watch, gateway.usage)
             try:
                 await keyring.listen(connection)

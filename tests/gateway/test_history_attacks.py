@@ -3,15 +3,19 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from nats.aio.client import Client
 
 from events.audit.checkpoint import AuditKey
 from events.log import EventLog
+from events.settings import Settings
 from gateway.proved import NotProvedYetError, Proved
+from projections.queries.reader import Reader, Scope
 from tests.audit.support import company_decision
 from tests.gateway.support import Person, Service, World
+from tests.gateway.test_limits import Clock, check_refused, open_door
 from tests.gateway.test_submissions import submit
 
 RUN_ID = "0b9f2a4e-5a0f-5c3e-9d53-0d3e6f6c7a11"
@@ -121,3 +125,47 @@ async def test_many_who_wait_for_a_proof_look_as_one(nats: Client) -> None:
     ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(end) for end in ends] == [NotProvedYetError] * 500 + [type(None)] * 500
     assert (looks, most) == (1, 1)
+
+
+async def test_to_verify_a_run_counts_the_rows_that_are_executed_again(
+    settings: Settings, world: World, service: Service, database: asyncpg.Pool
+) -> None:
+    """Otherwise a request of a hundred bytes, said again and again, is as many rows as the largest run has."""
+    clock = Clock()
+    async with open_door(settings, clock, org_rows_per_s=100, token_rows_per_s=70) as door:
+        run_id = (await door.submit(world.admin, world.company_id)).json()["run_id"]
+        await database.execute("UPDATE data_engine.runs_v2 SET input_rows = 60 WHERE run_id = $1::uuid", run_id)
+        commands = len(service.commands)
+        assert (await door.ask(world.admin, "audit/verify_run", run_id=run_id)).status_code == 201
+        refused = await door.ask(world.admin, "audit/verify_run", run_id=run_id)
+        check_refused(refused, "limit_token_rows_per_s", 70, 1)
+        check_refused(
+            await door.ask(world.company_admin, "audit/verify_run", run_id=run_id), "limit_org_rows_per_s", 100, 1
+        )
+        assert len(service.commands) == commands + 1, "a refusal does nothing"
+        clock.pass_s(1)
+        assert (await door.ask(world.admin, "audit/verify_run", run_id=run_id)).status_code == 201
+
+
+async def test_one_orgs_slow_queries_leave_connections_to_the_others(
+    settings: Settings, world: World, database: asyncpg.Pool
+) -> None:
+    """Twenty that do not end at once hold half of the pool, and the other org is answered."""
+    lock = 5_000_006
+    pool = await asyncpg.create_pool(settings.database_dsn, min_size=1, max_size=4)
+    reader = Reader(pool, per_org_max=2)
+    own, stranger = Scope(world.org_id), Scope(world.stranger.org_id)
+    async with pool, database.acquire() as held:
+        await held.execute("SELECT pg_advisory_lock($1)", lock)
+        sql = f"SELECT 1 AS done, pg_advisory_xact_lock_shared({lock})"
+        slow = [asyncio.create_task(reader.rows(own, sql)) for _ in range(20)]
+        try:
+            while pool.get_size() - pool.get_idle_size() < 2:
+                await asyncio.sleep(0)
+            async with asyncio.timeout(3):
+                answers = await asyncio.gather(*(reader.rows(stranger, "SELECT 1 AS done") for _ in range(20)))
+        finally:
+            await held.execute("SELECT pg_advisory_unlock($1)", lock)
+        answers += await asyncio.gather(*slow)
+    assert [[row["done"] for row in answer] for answer in answers] == [[1]] * 40
+    assert not reader.under_way

@@ -239,11 +239,12 @@ async def test_following_goes_on_with_what_is_recorded_and_can_be_resumed(world)
     assert ask.gateway.streams.under_way(ORG) == 0
 
 
-async def test_access_that_is_withdrawn_ends_a_stream(world):
+@pytest.mark.parametrize("change", ["revoked_at = now()", "role = 'member'"])
+async def test_access_that_is_withdrawn_ends_a_stream(world, change):
     await world.project(await world.append(told(2)))
     async with asking(world) as ask, Following(ask, heartbeat_s=1) as stream:
         assert [(await stream.line())["position"] for _ in range(2)] == [1, 2]
-        await world.pool.execute("UPDATE data_engine.tokens_v2 SET revoked_at = now()")
+        await world.pool.execute(f"UPDATE data_engine.tokens_v2 SET {change}")
         ask.gateway.authenticator.cache.forget(None)
         while "heartbeat" in (last := await stream.line()):
             continue
