@@ -50,6 +50,7 @@ class Gateway:
     uploads: AtOnce
     previews: Previews
     streams: AtOnce
+    history_reads: AtOnce
 
 
 @asynccontextmanager
@@ -95,4 +96,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         uploads=AtOnce("uploads", settings.uploads_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
         streams=AtOnce("streams", settings.streams_per_org_max),
+        history_reads=AtOnce("history_reads", settings.history_reads_per_org_max),
     )

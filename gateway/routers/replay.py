@@ -127,12 +127,13 @@ async def trace(body: TraceEvent, call: Authenticated) -> Response:
         raise invalid("/position", "Give either position or decision_id.")
     scope = await call.caught_up(body.min_position)
     view = LogView(call, scope, Filters(hidden=hidden_from(call)))
-    tail, complete = await view.tail()
-    found = await view.one(body.position, body.decision_id, tail)
-    if found is None:
-        raise NotFoundError("There is no such decision.")
-    causes, is_first = await _causes(view, found, tail)
-    caused, is_last = await _caused(view, found, tail)
+    with call.gateway.history_reads.one_more(call.org_id):
+        tail, complete = await view.tail()
+        found = await view.one(body.position, body.decision_id, tail)
+        if found is None:
+            raise NotFoundError("There is no such decision.")
+        causes, is_first = await _causes(view, found, tail)
+        caused, is_last = await _caused(view, found, tail)
     return answers.json_response(
         {
             "decision": shown_decision(found),

@@ -12,6 +12,7 @@ from events.audit.checkpoint import AuditKey
 from events.log import EventLog
 from events.settings import Settings
 from gateway.proved import NotProvedYetError, Proved
+from gateway.state import Gateway
 from projections.queries.reader import Reader, Scope
 from tests.audit.support import company_decision
 from tests.gateway.support import Person, Service, World
@@ -169,3 +170,25 @@ async def test_one_orgs_slow_queries_leave_connections_to_the_others(
         answers += await asyncio.gather(*slow)
     assert [[row["done"] for row in answer] for answer in answers] == [[1]] * 40
     assert not reader.under_way
+
+
+async def test_an_org_reads_so_much_of_its_history_at_once_and_no_more(
+    client: httpx.AsyncClient, gateway: Gateway, settings: Settings, world: World, service: Service
+) -> None:
+    """Each may be a thousand histories to fold, or thousands of decisions to decode, for a request of some bytes."""
+    position = await decided(client, world, service)
+    asked: dict[str, dict[str, Any]] = {
+        "events/list": {}, "events/trace": {"position": position}, "runs/list": {"as_of": position, "status": "failed"},
+    }  # fmt: skip
+    places = [gateway.history_reads.enter(world.org_id) for _ in range(settings.history_reads_per_org_max)]
+    for endpoint, body in asked.items():
+        refused = await ask(client, world.admin, endpoint, **body)
+        assert (refused.status_code, refused.json()["code"]) == (429, "limit_history_reads"), endpoint
+        assert (await ask(client, world.stranger, endpoint, **body)).status_code in (200, 404), endpoint
+    places.pop()()
+    for endpoint, body in asked.items():
+        assert (await ask(client, world.admin, endpoint, **body)).status_code == 200, endpoint
+    assert (await ask(client, world.admin, "events/trace", position=10**12)).status_code == 404
+    assert gateway.history_reads.under_way(world.org_id) == len(places)
+    for leave in places:
+        leave()
