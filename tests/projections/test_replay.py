@@ -239,6 +239,29 @@ async def test_following_goes_on_with_what_is_recorded_and_can_be_resumed(world)
     assert ask.gateway.streams.under_way(ORG) == 0
 
 
+async def test_what_others_do_wakes_a_follower_so_often_and_no_more(world, monkeypatch):
+    """Thousands of others' decisions in a second: it looks a few times, and its heartbeat still comes."""
+    looks, look = [], history.LogView.forward
+
+    async def counted(self, *args):
+        looks.append(args)
+        return await look(self, *args)
+
+    async def others(signals):
+        for position in range(10**6, 2 * 10**6):
+            signals._set_position(position)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(history.LogView, "forward", counted)
+    await world.project(await world.append(told(1)))
+    async with asking(world) as ask, Following(ask, heartbeat_s=1) as stream:
+        assert (await stream.line())["position"] == 1
+        busy = asyncio.create_task(others(ask.gateway.signals))
+        assert "heartbeat" in await stream.line()
+        busy.cancel()
+    assert len(looks) <= 12
+
+
 @pytest.mark.parametrize("change", ["revoked_at = now()", "role = 'member'"])
 async def test_access_that_is_withdrawn_ends_a_stream(world, change):
     await world.project(await world.append(told(2)))
