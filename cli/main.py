@@ -226,13 +226,13 @@ def health(process: Annotated[str, typer.Argument(help="Which process must answe
 @app.command()
 def gateway() -> None:
     """Run the HTTP gateway (one process of a deployment)."""
-    raise typer.Exit(processes.run_process(processes.GATEWAY, Settings(), processes.serve_gateway))
+    raise typer.Exit(_run_process(processes.GATEWAY))
 
 
 @app.command("command-service")
 def command_service() -> None:
     """Run the command service (one process of a deployment)."""
-    raise typer.Exit(processes.run_process(processes.COMMAND_SERVICE, Settings(), processes.serve_commands))
+    raise typer.Exit(_run_process(processes.COMMAND_SERVICE))
 
 
 @app.command()
@@ -255,7 +255,7 @@ def worker(
         settings = settings.model_copy(update={"step_modules": tuple(module)})
     if remote:
         settings = settings.model_copy(update={"remote_steps": tuple(remote)})
-    raise typer.Exit(processes.run_process(processes.WORKER, settings, processes.serve_worker))
+    raise typer.Exit(_run_process(processes.WORKER, settings))
 
 
 @app.command("remote-url")
@@ -267,13 +267,17 @@ def remote_url() -> None:
 @app.command()
 def projector() -> None:
     """Run the projector (one process of a deployment)."""
-    raise typer.Exit(processes.run_process(processes.PROJECTOR, Settings(), processes.serve_projector))
+    raise typer.Exit(_run_process(processes.PROJECTOR))
 
 
 @app.command()
 def archiver() -> None:
     """Run the archiver (one process of a deployment)."""
-    raise typer.Exit(processes.run_process(processes.ARCHIVER, Settings(), processes.serve_archiver))
+    raise typer.Exit(_run_process(processes.ARCHIVER))
+
+
+def _run_process(name: str, settings: Settings | None = None) -> int:
+    return processes.run_process(name, settings or Settings(), processes.SERVE[name])
 
 
 def _remote_url() -> str:

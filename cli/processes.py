@@ -1,14 +1,15 @@
 """The five processes, each until it is told to stop: the same entry points on a laptop and in a container.
 
 What a process consists of is imported where it is served: `dex` would wait for all of it at each command (the worker's
-libraries alone are a second).
+libraries alone are a second). `python -m cli.processes NAME` runs one without the rest of the command line.
 """
 
 import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 
 import uvloop
 
@@ -149,3 +150,15 @@ async def _bound_by_row_security(settings: Settings, name: str, stop: asyncio.Ev
                 async with asyncio.timeout(DATABASE_RETRY_S):
                     await stop.wait()
     return False
+
+
+SERVE: Mapping[str, Serve] = {
+    GATEWAY: serve_gateway,
+    COMMAND_SERVICE: serve_commands,
+    WORKER: serve_worker,
+    PROJECTOR: serve_projector,
+    ARCHIVER: serve_archiver,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(run_process(sys.argv[1], Settings(), SERVE[sys.argv[1]]))

@@ -177,7 +177,7 @@ class System:
         environment |= {"DATA_ENGINE_METRICS_PORT": str(self._metrics_ports[name])}
         if name == GATEWAY:
             environment |= {"DATA_ENGINE_PORT": endpoints.gateway_url.rpartition(":")[2]}
-        argv = [sys.executable, "-m", "cli.main", name]
+        argv = [sys.executable, "-m", "cli.processes", name]
         log_path = self._settings.home / "logs" / f"{name}.log"
         return ProcessSpec(name, argv, log_path, env=environment, ready=serves_http if name == GATEWAY else answers)
 

@@ -178,7 +178,7 @@ async def test_a_company_sees_its_own_and_can_prove_it(
         ("UPDATE data_engine.event_log SET org_id = '{stranger}' WHERE position = {}", "removed", 7),
         ("UPDATE data_engine.event_log SET org_id = '{own}' WHERE position = {foreign}", "wrong_org", None),
         ("DELETE FROM data_engine.event_log WHERE position >= {} AND org_id = '{own}'", "removed", 7),
-        ("UPDATE data_engine.org_tiles SET hashes = overlay(hashes placing '\\x00' from 9), root = root"
+        ("UPDATE data_engine.org_tiles SET hashes = set_byte(hashes, 8, 255 - get_byte(hashes, 8)), root = root"
          " WHERE org_id = '{own}'", "proof", 0),
     ],
 )  # fmt: skip

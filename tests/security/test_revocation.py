@@ -189,6 +189,7 @@ async def test_a_wait_that_began_before(client: httpx.AsyncClient, endpoints: En
     victim = await new_token(admin, await new_user(admin, company_id))
     body = {"run_id": made["run_id"], "min_position": made["position"], "wait_s": 30, "include_results": True}
     waiting = asyncio.create_task(victim.ask("runs/get", body))
+    assert (await victim.ask("runs/get", body | {"wait_s": 0})).status_code == 200  # the one before is there by now
     assert (await admin.call("tokens/revoke", {"token_id": victim.token_id}))["in_force"]
     assert not waiting.done()
     answer = await waiting

@@ -17,7 +17,7 @@ from cli import embedded
 from cli.database_roles import ensure_logins
 from cli.embedded import EmbeddedConfig
 from cli.supervisor import ProcessSpec, Supervisor
-from cli.system import Endpoints, System
+from cli.system import System
 from events.connection import connect
 from events.errors import DataEngineError
 from events.keyring import use_keys
@@ -61,8 +61,9 @@ class Servers:
 
     async def save(self, name: str) -> None:
         """Stop, copy its files, start again."""
+        assert not self._saved(name).exists(), "an older copy would be mixed with this one"
         await self.stop(name)
-        await asyncio.to_thread(shutil.copytree, self._files(name), self._saved(name), dirs_exist_ok=True)
+        await asyncio.to_thread(shutil.copytree, self._files(name), self._saved(name))
         await self.start(name)
 
     async def put_back(self, name: str) -> None:
@@ -94,11 +95,10 @@ class Rewindable:
         self.connection = connection
         self.pool = pool
         self.org = org
+        self._logs_began_at = {path: path.stat().st_size for path in self._logs().glob("*.log")}
 
-    @property
-    def endpoints(self) -> Endpoints:
-        assert self.system.endpoints is not None
-        return self.system.endpoints
+    def _logs(self) -> Path:
+        return self.system._settings.home / "logs"
 
     async def checked(self) -> CheckResult:
         """What `dex log check` finds."""
@@ -117,8 +117,9 @@ class Rewindable:
         return await until(is_quiet)
 
     def says(self, process: str) -> str:
-        """What a process wrote into its log."""
-        return (self.system._settings.home / "logs" / f"{process}.log").read_text()
+        """What a process wrote into its log since this began."""
+        path = self._logs() / f"{process}.log"
+        return path.read_bytes()[self._logs_began_at[path] :].decode()
 
     async def told(self, process: str, what: str) -> None:
         """Wait until a process has written this into its log."""
@@ -154,31 +155,46 @@ async def until(asked: Callable[[], Awaitable[T | None]]) -> T:
 
 
 @asynccontextmanager
-async def rewindable(folder: Path) -> AsyncIterator[Rewindable]:
-    """Servers and a system in a folder, and an org."""
-    servers = Servers(folder / "servers")
-    await servers.start("nats")
-    await servers.start("postgres")
+async def rewindable_servers(folder: Path) -> AsyncIterator[Servers]:
+    """Servers in a folder, migrated."""
+    servers = Servers(folder)
+    try:
+        await servers.start("nats")
+        await servers.start("postgres")
+        await migrate(servers.config.database_url)
+        await ensure_logins(servers.config.database_url, servers.config.logins)
+        yield servers
+    finally:
+        await servers.close()
+
+
+@asynccontextmanager
+async def rewindable_system(home: Path, servers: Servers) -> AsyncIterator[System]:
+    """A system on them."""
     config = servers.config
     settings = Settings(
-        _env_file=None, home=folder / "system", port=0, nats_url=config.nats_url, database_url=config.database_url,
+        _env_file=None, home=home, port=0, nats_url=config.nats_url, database_url=config.database_url,
         **process_settings(config), log_level="info", log_format="text", command_timeout_s=2.0, task_ack_wait_s=2.0,
         step_modules=("tests.system.faulty_steps",), jwt_secret=SecretStr(SYSTEM_JWT_SECRET),
         tenant_key=SecretStr("the-key-of-the-system-under-test-x"), master_keys=SecretStr(SYSTEM_MASTER_KEYS),
         audit_key=SecretStr(config.audit_key),
     )  # fmt: skip
-    await migrate(config.database_url)
-    await ensure_logins(config.database_url, config.logins)
     system = System(settings, lambda _name, _what: None)
-    try:
-        endpoints = await system.start()
-        connection = await connect([config.nats_url], "test")
-        use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
-        async with await create_pool(settings) as pool:
-            org = await new_org(endpoints.gateway_url, endpoints.nats_url, endpoints.database_url)
-            yield Rewindable(servers, system, connection, pool, org)
-            await org.http.aclose()
-        await connection.close()
-    finally:
-        await system.stop(abruptly=True)
-        await servers.close()
+    await system.start()
+    yield system
+    await system.stop(abruptly=True)
+
+
+@asynccontextmanager
+async def rewindable(servers: Servers, system: System) -> AsyncIterator[Rewindable]:
+    """An operator's connections to the system, and an org of its own."""
+    endpoints = system.endpoints
+    assert endpoints is not None
+    connection = await connect([endpoints.nats_url], "test")
+    use_keys(connection, MasterKeys(SYSTEM_MASTER_KEYS))
+    settings = Settings(_env_file=None, nats_url=endpoints.nats_url, database_url=endpoints.database_url)
+    async with await create_pool(settings) as pool:
+        org = await new_org(endpoints.gateway_url, endpoints.nats_url, endpoints.database_url)
+        yield Rewindable(servers, system, connection, pool, org)
+        await org.http.aclose()
+    await connection.close()

@@ -25,15 +25,55 @@ KEEP_S = 2.0
 PATIENCE_S = 90
 
 
-@pytest.fixture
-async def own_system(home) -> AsyncIterator[System]:
+@pytest.fixture(scope="module")
+async def own_system(tmp_path_factory) -> AsyncIterator[System]:
+    """One for all: what is trimmed last was written while its processes were killed."""
     settings = Settings(
-        _env_file=None, home=home, port=0, step_modules=("tests.system.faulty_steps",), log_level="warning"
+        _env_file=None,
+        home=tmp_path_factory.mktemp("trimmed"),
+        port=0,
+        step_modules=("tests.system.faulty_steps",),
+        log_level="warning",
     )
     running = System(settings, lambda _name, _what: None)
     await running.start()
     yield running
     await running.stop(abruptly=True)
+
+
+@pytest.mark.parametrize("victim", ["archiver", "postgres", "nats"])
+async def test_killed_while_it_archives_there_is_no_gap_and_no_double(own_system, victim):
+    endpoints = own_system.endpoints
+    org: Org = await new_org(endpoints.gateway_url, endpoints.nats_url, endpoints.database_url)
+    blueprint_id = await org.blueprint("test_count")
+    connection = await connect([endpoints.nats_url], "test")
+    settings = Settings(_env_file=None, nats_url=endpoints.nats_url, database_url=endpoints.database_url)
+    for number in range(5):
+        writing = asyncio.gather(*(accepted(org, blueprint_id, number) for number in range(20)))
+        with contextlib.suppress(ProcessLookupError):  # it was killed a moment ago, and is not back yet
+            own_system.supervisor.kill(victim, signal.SIGKILL)
+        await asyncio.wait_for(writing, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                async with await create_pool(settings) as pool:
+                    found = await check(pool, connection)
+            except Exception:  # noqa: BLE001 - the servers may be on their way up
+                await asyncio.sleep(0.2)
+                continue
+            assert found.ok, found.faults
+            if not found.not_archived:
+                break
+            await asyncio.sleep(0.1)  # the interval between two questions
+    assert found.archived == found.compared == found.log.last_position
+    await connection.close()
+    await org.http.aclose()
+
+
+async def accepted(org: Org, blueprint_id: str, number: int) -> None:
+    """Submit until it is accepted, as a client would."""
+    body = {"company_id": org.company_id, "blueprint_id": blueprint_id, "records": [{"n": number}]}
+    await insist(org, "submissions/create", body, str(uuid.uuid4()))
 
 
 async def everything_trimmed(pool, connection) -> int:
@@ -89,38 +129,3 @@ async def test_a_trimmed_log_answers_as_before(own_system):
         assert all(result.identical and result.compared for result in results)
     await connection.close()
     await org.http.aclose()
-
-
-@pytest.mark.parametrize("victim", ["archiver", "postgres", "nats"])
-async def test_killed_while_it_archives_there_is_no_gap_and_no_double(own_system, victim):
-    endpoints = own_system.endpoints
-    org: Org = await new_org(endpoints.gateway_url, endpoints.nats_url, endpoints.database_url)
-    blueprint_id = await org.blueprint("test_count")
-    connection = await connect([endpoints.nats_url], "test")
-    settings = Settings(_env_file=None, nats_url=endpoints.nats_url, database_url=endpoints.database_url)
-    for number in range(5):
-        writing = asyncio.gather(*(accepted(org, blueprint_id, number) for number in range(20)))
-        with contextlib.suppress(ProcessLookupError):  # it was killed a moment ago, and is not back yet
-            own_system.supervisor.kill(victim, signal.SIGKILL)
-        await asyncio.wait_for(writing, PATIENCE_S)
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                async with await create_pool(settings) as pool:
-                    found = await check(pool, connection)
-            except Exception:  # noqa: BLE001 - the servers may be on their way up
-                await asyncio.sleep(0.2)
-                continue
-            assert found.ok, found.faults
-            if not found.not_archived:
-                break
-            await asyncio.sleep(0.1)  # the interval between two questions
-    assert found.archived == found.compared == found.log.last_position
-    await connection.close()
-    await org.http.aclose()
-
-
-async def accepted(org: Org, blueprint_id: str, number: int) -> None:
-    """Submit until it is accepted, as a client would."""
-    body = {"company_id": org.company_id, "blueprint_id": blueprint_id, "records": [{"n": number}]}
-    await insist(org, "submissions/create", body, str(uuid.uuid4()))
