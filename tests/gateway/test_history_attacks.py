@@ -181,6 +181,9 @@ async def test_an_org_reads_so_much_of_its_history_at_once_and_no_more(
         "events/list": {}, "events/trace": {"position": position}, "runs/list": {"as_of": position, "status": "failed"},
     }  # fmt: skip
     places = [gateway.history_reads.enter(world.org_id) for _ in range(settings.history_reads_per_org_max)]
+    report = {"verification_run_id": (await ask(client, world.admin, "runs/list")).json()["items"][0]["run_id"]}
+    refused = await ask(client, world.admin, "audit/verification", **report)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_history_reads")
     for endpoint, body in asked.items():
         refused = await ask(client, world.admin, endpoint, **body)
         assert (refused.status_code, refused.json()["code"]) == (429, "limit_history_reads"), endpoint
