@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """Previews of one org that a gateway process waits for at the same time."""
     streams_per_org_max: Annotated[int, Field(ge=1)] = 8
     """Streams of the log (`events/stream`) of one org that a gateway process serves at the same time."""
+    history_reads_per_org_max: Annotated[int, Field(ge=1)] = 8
+    """Pages of events, traces, reports of verifications, lists of runs `as_of`, of an org at once, in a gateway."""
     wait_max_s: Annotated[float, Field(gt=0, le=300)] = 60.0
     """The longest `wait_s` of runs/get."""
     command_timeout_s: Annotated[float, Field(gt=0)] = 5.0

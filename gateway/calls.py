@@ -99,7 +99,7 @@ class Call:
     async def still_allowed(self) -> None:
         """After a wait: raises AuthenticationError when the caller's access was withdrawn, or changed, meanwhile."""
         caller = await self.gateway.authenticator.authenticate(self.headers, self.request_id, self.address)
-        if caller.scope != self.scope:
+        if caller.scope != self.scope or caller.auth.role != self.auth.role:
             raise AuthenticationError("What the caller may see has changed meanwhile; ask again.")
 
     async def caught_up(self, min_position: int | None) -> Scope:

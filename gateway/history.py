@@ -6,6 +6,7 @@ filtered here. Positions lead from page to page, so nothing is lost or doubled w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from events.administration import TOKEN
 from events.archive import Archived
@@ -25,6 +26,11 @@ PAGE_ROWS = 500
 """Decisions read of the archive at once, when their topics decide which of them are wanted."""
 WINDOW_POSITIONS = 2_000
 WINDOWS_MAX = 4
+EARLIEST, LATEST = datetime.fromtimestamp(0, UTC), datetime.max.replace(tzinfo=UTC)
+"""Between them every store of ours can tell times apart: NATS counts nanoseconds in 64 bits, from 1678 to 2262, and
+Postgres is told microseconds."""
+SKEW = timedelta(hours=1)
+"""So far apart the clocks of the log's servers may be, before what is recorded at a time is skipped by its position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class LogView:
         self._keyring = keyring_of(call.gateway.connection)
         self._scope = scope
         self._filters = filters
+        self._between: tuple[int, int] | None = None
 
     async def forward(self, after: int, before: int, limit: int) -> Part:
         """Oldest first, between two positions that are both excluded."""
@@ -60,15 +67,17 @@ class LogView:
         found: list[Recorded] = []
         if after < head:
             asked = limit if self._filters.topics is None else max(limit, PAGE_ROWS)
-            rows = await self._archive(after, min(before, head + 1), asked, newest_first=False)
+            rows, looked_to = await self._archive(after, min(before, head + 1), asked, newest_first=False)
             for row in rows:
                 recorded = decoded(row, self._keyring)
                 if self._filters.has_topic(recorded):
                     found.append(recorded)
                     if len(found) == limit:
                         return Part(found, recorded.position, recorded.position)
-            if len(rows) == asked:
-                return Part(found, rows[-1].position, rows[-1].position)
+            if looked_to is not None:
+                lower, upper = await self._times(len(rows) < asked)
+                following = max(looked_to, min(lower - 1, head))
+                return Part(found, None if looked_to >= upper - 1 else following, following)
             after = head
         scanned = 0
         async for recorded in self._log.read(after, f"events.{self._scope.org_id}.>", limit=SCAN_MAX):
@@ -105,14 +114,32 @@ class LogView:
     async def _backward_in_archive(self, found: list[Recorded], after: int, before: int, limit: int) -> Part:
         remaining = limit - len(found)
         asked = remaining if self._filters.topics is None else max(remaining, PAGE_ROWS)
-        rows = await self._archive(after, before, asked, newest_first=True)
+        rows, looked_to = await self._archive(after, before, asked, newest_first=True)
         for row in rows:
             recorded = decoded(row, self._keyring)
             if self._filters.has_topic(recorded):
                 found.append(recorded)
                 if len(found) == limit:
                     return Part(found, recorded.position, recorded.position)
-        return Part(found, rows[-1].position if len(rows) == asked else None, rows[-1].position if rows else after)
+        if looked_to is None:
+            return Part(found, None, after)
+        lower, upper = await self._times(len(rows) < asked)
+        return Part(found, None if looked_to <= lower else min(looked_to, upper), looked_to)
+
+    async def _times(self, looked_in_vain: bool) -> tuple[int, int]:
+        """The archived positions between which what was recorded at the times that are asked for lies; looked up once,
+        and only when a page looked at as much as it may and did not become full.
+        """
+        if looked_in_vain and self._between is None:
+            begin, end = self._filters.recorded_from, self._filters.recorded_until
+            lower, upper = 0, POSITION_MAX
+            if begin is not None and begin > EARLIEST + SKEW:
+                just_before = begin - SKEW - timedelta(microseconds=1)
+                lower = await history.first_after(self._reader, self._scope, just_before) or POSITION_MAX
+            if end is not None and end < LATEST - SKEW:
+                upper = await history.first_after(self._reader, self._scope, end + SKEW) or POSITION_MAX
+            self._between = lower, upper
+        return self._between or (0, POSITION_MAX)
 
     async def one(self, position: int | None, decision_id: str | None, tail: Sequence[Recorded]) -> Recorded | None:
         """The decision at a position or of an id, if the caller sees it; `tail` is what the archive has not."""
@@ -163,9 +190,12 @@ class LogView:
     async def _load(self, rows: Sequence[Archived]) -> None:
         await self._keyring.load((row.subject, row.body) for row in rows)
 
-    async def _archive(self, after: int, before: int, limit: int, *, newest_first: bool) -> list[Archived]:
-        rows = await history.decisions(
+    async def _archive(
+        self, after: int, before: int, limit: int, *, newest_first: bool
+    ) -> tuple[list[Archived], int | None]:
+        """Rows, and the position up to which was looked, if there may be more."""
+        rows, looked_to = await history.decisions(
             self._reader, self._scope, self._filters, after, before, limit, newest_first=newest_first
         )
         await self._load(rows)
-        return rows
+        return rows, looked_to

@@ -17,6 +17,7 @@ from events.processing import RUN
 from gateway import answers
 from gateway.calls import Call
 from gateway.cursors import POSITION_MAX
+from gateway.history import EARLIEST, LATEST
 from gateway.models import Position
 from gateway.problems import invalid
 from gateway.run_view import RunKey
@@ -147,14 +148,20 @@ async def position_at(call: Call, time: datetime) -> int:
 
 
 def time_of(text: str, path: str) -> datetime:
-    """A time of a request's. Raises InvalidInputError, which names the field by its JSON Pointer."""
+    """A time of a request's, in UTC. Raises InvalidInputError, which names the field by its JSON Pointer.
+
+    One before EARLIEST is taken for it: nothing was recorded before either.
+    """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise invalid(path, f"{text!r} is no time as RFC 3339 has it, such as 2026-01-31T12:00:00Z.") from None
     if time.tzinfo is None:
         raise invalid(path, "The time has no zone: add Z, or an offset as +02:00.")
-    return time
+    try:
+        return max(time.astimezone(UTC), EARLIEST)
+    except OverflowError:  # by its zone it is in the year 0 or 10000
+        return EARLIEST if time.year == 1 else LATEST
 
 
 def before_of(moment_: Moment | None, before: int) -> int:

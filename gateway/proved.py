@@ -34,6 +34,7 @@ class Proved:
         self._read_position = read_position
         self._subscription: Any = None
         self._moved = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self.position = 0
 
     async def start(self) -> None:
@@ -50,7 +51,7 @@ class Proved:
         deadline = asyncio.get_running_loop().time() + timeout_s
         while self.position < position:
             moved = self._moved
-            self._move(await self._read_position())
+            await self._look()
             remaining = deadline - asyncio.get_running_loop().time()
             if self.position >= position:
                 return
@@ -64,6 +65,15 @@ class Proved:
                     await moved.wait()
             except TimeoutError:
                 continue
+
+    async def _look(self) -> None:
+        """Look for ourselves; once for all who ask meanwhile, or many who wait would take the pool."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._read())
+        await asyncio.shield(self._looking)
+
+    async def _read(self) -> None:
+        self._move(await self._read_position())
 
     async def _on_proved(self, message: Msg) -> None:
         try:

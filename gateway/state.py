@@ -50,6 +50,7 @@ class Gateway:
     uploads: AtOnce
     previews: Previews
     streams: AtOnce
+    history_reads: AtOnce
 
 
 @asynccontextmanager
@@ -59,7 +60,7 @@ async def open_gateway(settings: Settings, clock: Clock = time.monotonic) -> Asy
     keyring = use_keys(connection, wrapper_of(settings))
     try:
         async with await create_pool(settings) as pool:
-            gateway = _assemble(settings, connection, Reader(pool), clock)
+            gateway = _assemble(settings, connection, Reader(pool, max(1, settings.database_pool_max // 2)), clock)
             parts = (gateway.signals, gateway.proved, gateway.authenticator.watch, gateway.usage)
             try:
                 await keyring.listen(connection)
@@ -95,4 +96,5 @@ def _assemble(settings: Settings, connection: Client, reader: Reader, clock: Clo
         uploads=AtOnce("uploads", settings.uploads_per_org_max),
         previews=Previews(connection, settings.previews_per_org_max),
         streams=AtOnce("streams", settings.streams_per_org_max),
+        history_reads=AtOnce("history_reads", settings.history_reads_per_org_max),
     )

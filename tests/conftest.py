@@ -93,6 +93,7 @@ def system_settings(settings: Settings) -> Settings:
     changes = {
         "port": 0, "step_modules": STEP_MODULES, "command_timeout_s": 2.0, "uploads_per_org_max": 64,
         "streams_per_org_max": 24,
+        "history_reads_per_org_max": 400,
         "previews_per_org_max": 64,
     }  # fmt: skip
     secrets = {

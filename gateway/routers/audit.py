@@ -177,6 +177,10 @@ EXPORT_CONTENT = {
 @router.post("/checkpoint", response_model=CheckpointAnswer)
 async def checkpoint(body: GetCheckpoint, call: Authenticated) -> Response:
     """The org's signed checkpoint."""
+    if body.position is not None and body.position > call.gateway.proved.position:
+        end = (await call.gateway.log.state()).last_position
+        if body.position > end:
+            raise invalid("/position", f"The log has no position {body.position} yet; its last one is {end}.")
     tree = await _tree(call, max(body.min_position or 0, body.position or 0))
     if body.position is not None:
         tree = await audit.checkpoint_from(call.gateway.reader, call.scope, body.position) or tree

@@ -128,16 +128,20 @@ async def list_(body: ListEvents, call: Authenticated) -> Response:
     """The log's decisions, in its order or newest first."""
     scope = await call.caught_up(body.min_position)
     scope, filters = await selection(call, scope, body)
-    after, before = body.after_position, POSITION_MAX if body.before_position is None else body.before_position
-    if body.run_id is not None or (body.submission_id is not None and body.order == "asc"):
-        part = _cut(await _of_runs(call, scope, body), body, filters, scope.company_id)
-    elif body.order == "asc":
-        part = await LogView(call, scope, filters).forward(after, before, body.limit)
-    else:
-        await must_exist(call, body)
-        part = await LogView(call, scope, filters).backward(after, before, body.limit)
+    with call.gateway.history_reads.one_more(call.org_id):
+        part = await _page(call, scope, filters, body)
     following = "next_after_position" if body.order == "asc" else "next_before_position"
     return answers.json_response({"items": [shown_decision(one) for one in part.found], following: part.following})
+
+
+async def _page(call: Call, scope: Scope, filters: Filters, body: ListEvents) -> Part:
+    after, before = body.after_position, POSITION_MAX if body.before_position is None else body.before_position
+    if body.run_id is not None or (body.submission_id is not None and body.order == "asc"):
+        return _cut(await _of_runs(call, scope, body), body, filters, scope.company_id)
+    if body.order == "asc":
+        return await LogView(call, scope, filters).forward(after, before, body.limit)
+    await must_exist(call, body)
+    return await LogView(call, scope, filters).backward(after, before, body.limit)
 
 
 async def selection(call: Call, scope: Scope, body: Wanted) -> tuple[Scope, Filters]:

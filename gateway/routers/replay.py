@@ -1,5 +1,7 @@
 """The log as it goes on, line by line; and for any event, what caused it and what it caused."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -23,6 +25,8 @@ from projections.queries.history import Filters
 
 PAGE = 100
 HEARTBEAT_S = 10.0
+LOOK_AGAIN_S = 0.2
+"""So long after a look that found nothing the log is looked at again."""
 CAUSES_MAX = 100
 CAUSED_MAX = 500
 
@@ -64,17 +68,22 @@ async def stream(body: StreamEvents, call: Authenticated) -> Response:
 
 async def _lines(call: Call, view: LogView, body: StreamEvents) -> AsyncGenerator[bytes, None]:
     """A page of decisions at a time. Whoever loses access meanwhile gets a last line that says so."""
-    signals = call.gateway.signals
+    signals, now_s = call.gateway.signals, asyncio.get_running_loop().time
     at, before = body.after_position, POSITION_MAX if body.before_position is None else body.before_position
+    told_s = now_s()
     try:
         while True:
             await call.still_allowed()
             known = signals.position  # what is projected was recorded: the log is read after this
+            looked_s = now_s()
             part = await view.forward(at, before, PAGE)
             for recorded in part.found:
-                at = recorded.position
+                at, told_s = recorded.position, now_s()
                 yield _line(shown_decision(recorded))
             at = max(at, part.reached)
+            if now_s() >= told_s + body.heartbeat_s:
+                yield _line({"position": at, "heartbeat": datetime.now(UTC)})
+                told_s = now_s()
             if part.following is not None:
                 continue
             if not body.follow or at >= before - 1:
@@ -83,10 +92,10 @@ async def _lines(call: Call, view: LogView, body: StreamEvents) -> AsyncGenerato
             if signals.closing:
                 return  # without an end, as what breaks off: who follows goes on at another gateway
             # Not on to `known`: a replica of the log that is behind may not have shown what is before it.
-            try:
-                await signals.wait_position(max(at, known) + 1, body.heartbeat_s)
-            except ProjectionBehindError:
-                yield _line({"position": at, "heartbeat": datetime.now(UTC)})
+            with contextlib.suppress(ProjectionBehindError):
+                await signals.wait_position(max(at, known) + 1, told_s + body.heartbeat_s - now_s())
+            if not part.found:  # others wake us too, however busy they are
+                await asyncio.sleep(max(0.0, looked_s + LOOK_AGAIN_S - now_s()))
     except DataEngineError as error:
         answer = from_error(error, call.request_id)
         yield _line({"position": at, "problem": orjson.Fragment(bytes(answer.body))})
@@ -127,12 +136,13 @@ async def trace(body: TraceEvent, call: Authenticated) -> Response:
         raise invalid("/position", "Give either position or decision_id.")
     scope = await call.caught_up(body.min_position)
     view = LogView(call, scope, Filters(hidden=hidden_from(call)))
-    tail, complete = await view.tail()
-    found = await view.one(body.position, body.decision_id, tail)
-    if found is None:
-        raise NotFoundError("There is no such decision.")
-    causes, is_first = await _causes(view, found, tail)
-    caused, is_last = await _caused(view, found, tail)
+    with call.gateway.history_reads.one_more(call.org_id):
+        tail, complete = await view.tail()
+        found = await view.one(body.position, body.decision_id, tail)
+        if found is None:
+            raise NotFoundError("There is no such decision.")
+        causes, is_first = await _causes(view, found, tail)
+        caused, is_last = await _caused(view, found, tail)
     return answers.json_response(
         {
             "decision": shown_decision(found),

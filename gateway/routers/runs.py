@@ -231,15 +231,16 @@ async def list_(body: ListRuns, call: Authenticated) -> Page[Run]:
     scope = await call.caught_up(body.min_position)
     if body.as_of is not None:
         then = await moment(call, body.as_of)
-        found, following = await then.runs(
-            answers.narrowed(call, then.scope, body.company_id),
-            cursors.before(body.cursor),
-            body.limit,
-            body.submission_id,
-            body.blueprint_id,
-            body.status,
-            verifications=body.include_verifications,
-        )
+        with call.gateway.history_reads.one_more(call.org_id):
+            found, following = await then.runs(
+                answers.narrowed(call, then.scope, body.company_id),
+                cursors.before(body.cursor),
+                body.limit,
+                body.submission_id,
+                body.blueprint_id,
+                body.status,
+                verifications=body.include_verifications,
+            )
         next_cursor = None if following is None else cursors.encode(following)
         return Page(items=[Run(**run_resource(row)) for row in found], next_cursor=next_cursor)
     rows = await work.runs(

@@ -195,6 +195,10 @@ async def verify_run(body: VerifyRun, call: Authenticated) -> Response:
     """
     check_wait(call, body.wait_s)
     await must_see(call, RUN, body.run_id)
+    row = await call.gateway.runs.load(RunKey(call.scope, body.run_id))
+    call.admit(
+        rows=row["input_rows"] or 0 if row is not None else 0
+    )  # no result is used again: as a submission of them
     envelope = call.envelope({"run_id": body.run_id})
     verification_id = envelope.new_id(RUN)
     command = commands.VerifyRun(**envelope.fields(), aggregate_id=verification_id, run_id=body.run_id)
@@ -234,8 +238,9 @@ async def _ended(call: Call, row: Row | None) -> dict[str, Any] | None:
 
 
 async def _verification(call: Call, run_id: str) -> dict[str, Any]:
-    report, first_row = await report_of(call.gateway.log, call.gateway.payloads, call.org_id, run_id)
-    signature = await signature_of(call.gateway.connection, call.gateway.proved, report)
+    with call.gateway.history_reads.one_more(call.org_id):  # both outputs are compared, and the archiver reads it too
+        report, first_row = await report_of(call.gateway.log, call.gateway.payloads, call.org_id, run_id)
+        signature = await signature_of(call.gateway.connection, call.gateway.proved, report)
     return {
         "report": report, "first_row": first_row, "note": signature.note, "why_unsigned": signature.why_unsigned,
     }  # fmt: skip

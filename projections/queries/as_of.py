@@ -14,10 +14,13 @@ from events.errors import UnavailableError
 from events.model import Recorded
 from projections.base import LIVE_SCHEMA
 from projections.queries import work
+from projections.queries.history import first_after
 from projections.queries.reader import Reader, Row, Scope
 from projections.runs import RUNS
 from projections.step_results import STEP_RESULTS
 from projections.step_results import UPSERT as STEP_RESULTS_UPSERT
+
+POSITION_MAX = 2**63 - 1
 
 _INSERT = re.compile(
     r"\s*INSERT INTO \{schema\}\.\w+(?: AS \w+)? \((?P<columns>[^)]*)\)\s*(?P<rows>SELECT .*?)\s*ON CONFLICT ",
@@ -27,11 +30,10 @@ _TABLES = re.compile(rf"{LIVE_SCHEMA}\.(?=(?:{RUNS.view}|{STEP_RESULTS.name})\b)
 """Which tables are stood in for. What a run verifies is said once, at its beginning, and asked of the live table."""
 _PARAMETER = re.compile(r"\$(\d+)")
 
-POSITION_AT = """
-SELECT max(position) FROM (
-    SELECT position FROM data_engine.event_log
-    WHERE org_id = $1::uuid AND recorded_at <= $2 ORDER BY position DESC LIMIT 1
-) found
+LAST_BEFORE = """
+SELECT position FROM data_engine.event_log
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND position < $3
+ORDER BY position DESC LIMIT 1
 """
 
 
@@ -59,9 +61,11 @@ async def step_results(reader: Reader, scope: Scope, history: Sequence[Recorded]
 
 
 async def position_at(reader: Reader, scope: Scope, time: datetime) -> int:
-    """The last archived position of the org that was recorded at or before a time; 0 when there is none."""
-    row = await reader.row(scope, POSITION_AT, scope.org_id, time)
-    return (row[0] if row else None) or 0
+    """The scope's last archived position that was recorded at or before a time; 0 when there is none."""
+    after = await first_after(reader, scope, time)
+    before = POSITION_MAX if after is None else after
+    row = await reader.row(scope, LAST_BEFORE, scope.org_id, scope.company_id, before)
+    return 0 if row is None else int(row["position"])
 
 
 async def _ask(reader: Reader, scope: Scope, history: Sequence[Recorded], query: str, *arguments: Any) -> list[Row]:

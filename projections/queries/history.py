@@ -18,19 +18,21 @@ FROM data_engine.event_log
 WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid)
 """
 
-_WANTED = """
-  AND position > $3 AND position < $4 AND NOT (kind = ANY($6::text[]))
-  AND ($7::uuid IS NULL OR user_id = $7::uuid) AND ($8::text IS NULL OR kind = $8::text)
-  AND ($9::text IS NULL OR (aggregate_id = $9::text AND kind = 'run'))
-  AND ($10::text IS NULL OR correlation_id = $10::text OR (aggregate_id = $11::text AND kind = 'run'))
-  AND ($12::timestamptz IS NULL OR recorded_at >= $12::timestamptz)
-  AND ($13::timestamptz IS NULL OR recorded_at < $13::timestamptz)
+LOOKED_AT_MAX = 20_000
+"""Rows that one question looks at, found or not: what matches nothing costs 25 ms, and not the whole archive."""
+
+_LOOKED_AT = """
+SELECT position, recorded_at, subject, body, kind, user_id
+FROM data_engine.event_log
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND position > $3 AND position < $4
 """
 
-FORWARD = f"{_DECISIONS}{_WANTED} ORDER BY position LIMIT $5"
-BACKWARD = f"{_DECISIONS}{_WANTED} ORDER BY position DESC LIMIT $5"
-
 AT = f"{_DECISIONS} AND position = $3"
+NEXT = """
+SELECT position, recorded_at FROM data_engine.event_log
+WHERE org_id = $1::uuid AND ($2::uuid IS NULL OR company_id = $2::uuid) AND position > $3
+ORDER BY position LIMIT 1
+"""
 OF_ID = f"{_DECISIONS} AND decision_id = $3 ORDER BY position LIMIT 1"
 CAUSED_BY = f"{_DECISIONS} AND causation_id = ANY($3::text[]) ORDER BY position LIMIT $4"
 
@@ -84,26 +86,72 @@ async def head(reader: Reader) -> tuple[str, int]:
 
 async def decisions(
     reader: Reader, scope: Scope, filters: Filters, after: int, before: int, limit: int, *, newest_first: bool
-) -> list[Archived]:
-    """Archived decisions between two positions (both excluded) that match, but for their topics; at most `limit`."""
-    rows = await reader.rows(
-        scope,
-        BACKWARD if newest_first else FORWARD,
-        scope.org_id,
-        scope.company_id,
-        after,
-        before,
-        limit,
-        sorted(filters.hidden),
-        filters.user_id,
-        filters.kind,
-        filters.run_id,
-        filters.submission_id,
-        None if filters.submission_id is None else first_run_id(filters.submission_id),
-        filters.recorded_from,
-        filters.recorded_until,
-    )
-    return _archived(rows)
+) -> tuple[list[Archived], int | None]:
+    """Archived decisions between two positions (both excluded) that match, but for their topics; at most `limit`.
+
+    And the position up to which was looked, when there may be more beyond it; None when that was all.
+    """
+    arguments: list[object] = [scope.org_id, scope.company_id, after, before]
+    order = "ORDER BY position DESC" if newest_first else "ORDER BY position"
+    looked_at = f"{_LOOKED_AT}{_range(filters, arguments)} {order} LIMIT {LOOKED_AT_MAX}"
+    its_own = len(arguments)
+    wanted = _wanted(filters, arguments)
+    found = f"SELECT position, recorded_at, subject, body FROM ({looked_at}) looked_at {wanted} {order} LIMIT {limit:d}"
+    rows = _archived(await reader.rows(scope, found, *arguments))
+    if len(rows) == limit:
+        return rows, rows[-1].position
+    if not wanted and len(rows) < LOOKED_AT_MAX:
+        return rows, None
+    last = f"SELECT position FROM ({looked_at}) looked_at {order} OFFSET {LOOKED_AT_MAX - 1}"
+    row = await reader.row(scope, last, *arguments[:its_own])
+    return rows, None if row is None else row["position"]
+
+
+def _range(filters: Filters, arguments: list[object]) -> str:
+    """Which rows to look at: more conditions, whose parameters are added."""
+    sql = ""
+    if filters.run_id is not None:
+        arguments.append(filters.run_id)
+        sql += f" AND aggregate_id = ${len(arguments)}::text AND kind = 'run'"
+    if filters.submission_id is not None:
+        arguments += [filters.submission_id, first_run_id(filters.submission_id)]
+        of_first = f"(aggregate_id = ${len(arguments)}::text AND kind = 'run')"
+        sql += f" AND (correlation_id = ${len(arguments) - 1}::text OR {of_first})"
+    return sql
+
+
+def _wanted(filters: Filters, arguments: list[object]) -> str:
+    """Which of them are wanted: a WHERE, or nothing; its parameters are added."""
+    conditions = []
+    for condition, value in (
+        ("NOT (kind = ANY({}::text[]))", sorted(filters.hidden) or None),
+        ("user_id = {}::uuid", filters.user_id),
+        ("kind = {}::text", filters.kind),
+        ("recorded_at >= {}::timestamptz", filters.recorded_from),
+        ("recorded_at < {}::timestamptz", filters.recorded_until),
+    ):
+        if value is not None:
+            arguments.append(value)
+            conditions.append(condition.format(f"${len(arguments)}"))
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+async def first_after(reader: Reader, scope: Scope, time: datetime) -> int | None:
+    """The position of the scope's first archived decision that was recorded after a time; None when there is none.
+
+    Found by halving, as the log finds a time itself: positions and times of recording grow together.
+    """
+    _, end = await head(reader)
+    low, high = 0, end  # what is up to `low` was recorded by then, what is beyond `high` was not
+    while low < high:
+        middle = (low + high) // 2
+        row = await reader.row(scope, NEXT, scope.org_id, scope.company_id, middle)
+        if row is None or row["recorded_at"] > time:
+            high = middle
+        else:
+            low = row["position"]
+    row = await reader.row(scope, NEXT, scope.org_id, scope.company_id, low)
+    return None if row is None else row["position"]
 
 
 async def one(reader: Reader, scope: Scope, position: int | None, decision_id: str | None) -> Archived | None:

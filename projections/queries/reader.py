@@ -3,7 +3,10 @@
 Works through a transaction pooler: no session state, and what a transaction set ends with it.
 """
 
-from collections.abc import Awaitable
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +19,7 @@ Row = asyncpg.Record
 
 ACQUIRE_TIMEOUT_S = 5.0
 QUERY_TIMEOUT_S = 15.0
+UNBOUNDED = 2**31
 WHOLE_ORG = "all"
 BEHIND = "DEX01"
 """What data_engine.require_position raises."""
@@ -61,10 +65,17 @@ class Scope:
 
 
 class Reader:
-    """Reads through a pool. Every method raises UnavailableError when the database does not answer."""
+    """Reads through a pool. Every method raises UnavailableError when the database does not answer.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    One org has `per_org_max` connections of it at most, so that its slow queries hold up its own and nobody else's.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, per_org_max: int = UNBOUNDED) -> None:
         self._pool = pool
+        self._per_org_max = per_org_max
+        self._shares: dict[str, asyncio.Semaphore] = {}
+        self.under_way: Counter[str] = Counter()
+        """Queries of each org, those that wait for a connection included."""
 
     async def rows(self, scope: Scope, sql: str, *arguments: Any) -> list[Row]:
         """All rows that the scope may see."""
@@ -88,11 +99,33 @@ class Reader:
 
         When it is left by an exception, or cancelled, the pool rolls it back (projections.database).
         """
-        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+        async with self._share(scope.org_id), self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             await connection.execute(f"BEGIN {mode}; {scope.statements}", timeout=QUERY_TIMEOUT_S)
             rows: list[Row] = await connection.fetch(sql, *arguments, timeout=QUERY_TIMEOUT_S)
             await connection.execute("COMMIT", timeout=QUERY_TIMEOUT_S)
             return rows
+
+    @asynccontextmanager
+    async def _share(self, org_id: str) -> AsyncIterator[None]:
+        """The org's turn to take a connection. Raises UnavailableError."""
+        share = self._shares.get(org_id)
+        if share is None:
+            share = self._shares[org_id] = asyncio.Semaphore(self._per_org_max)
+        self.under_way[org_id] += 1
+        try:
+            try:
+                async with asyncio.timeout(ACQUIRE_TIMEOUT_S if share.locked() else None):
+                    await share.acquire()
+            except TimeoutError as error:
+                raise UnavailableError("The org asks for too much at the same time; ask again.") from error
+            try:
+                yield
+            finally:
+                share.release()
+        finally:
+            self.under_way[org_id] -= 1
+            if not self.under_way[org_id]:
+                del self.under_way[org_id], self._shares[org_id]
 
     async def _unscoped(self, sql: str, arguments: tuple[Any, ...]) -> list[Row]:
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:

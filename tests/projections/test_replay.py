@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -11,6 +12,9 @@ import pytest
 from cli.replaying import cloudevents
 from events.ids import new_id
 from gateway import history
+from projections.queries import as_of
+from projections.queries import history as queries
+from projections.queries.reader import Reader, Scope
 from tests.gateway.support import add_person
 from tests.projections.archiving import archive_all
 from tests.projections.asking import asking
@@ -62,7 +66,10 @@ async def logged(world, request):
     return world
 
 
-async def test_both_orders_and_all_filters(logged):
+@pytest.mark.parametrize("looked_at_max", [queries.LOOKED_AT_MAX, 4])
+async def test_both_orders_and_all_filters(logged, looked_at_max, monkeypatch):
+    monkeypatch.setattr(queries, "LOOKED_AT_MAX", looked_at_max)
+    monkeypatch.setattr(history, "SKEW", timedelta(0))
     decisions = told().recorded
     times = {}
     async with asking(logged) as ask:
@@ -82,6 +89,9 @@ async def test_both_orders_and_all_filters(logged):
                                                                        one.decision.events)),
             ({"recorded_from": middle}, lambda one: times[one.position] >= middle),
             ({"recorded_until": middle}, lambda one: times[one.position] < middle),
+            ({"recorded_from": times[3], "recorded_until": times[5]}, lambda one: one.position in (3, 4)),
+            ({"recorded_from": times[5], "recorded_until": times[3]}, lambda one: False),
+            ({"recorded_from": times[1], "kind": "company"}, lambda one: False),
             ({"after_position": 2, "before_position": 7}, lambda one: 2 < one.position < 7),
         ]  # fmt: skip
         for filters, wanted in cases:
@@ -89,6 +99,39 @@ async def test_both_orders_and_all_filters(logged):
             for order in ("asc", "desc"):
                 found = [item["position"] for item in await walk(ask, order, **filters)]
                 assert found == (expected if order == "asc" else expected[::-1]), (filters, order)
+
+
+async def test_a_filter_that_matches_nothing_looks_at_so_many_rows_and_no_more(world, monkeypatch):
+    """Otherwise a few such questions over a long archive hold every connection, for as long as a query may take."""
+    monkeypatch.setattr(queries, "LOOKED_AT_MAX", 4)
+    count = len(told().recorded)
+    last = await world.append(told())
+    await archive_all(world)
+    await world.project(last)
+    async with asking(world) as ask:
+        for filters in ({"kind": "company"}, {"user_id": new_id()}):
+            _, page = await ask("events/list", order="asc", **filters)
+            assert (page["items"], page["next_after_position"]) == ([], 4)
+            _, page = await ask("events/list", order="desc", **filters)
+            assert (page["items"], page["next_before_position"]) == ([], count - 3)
+            for order in ("asc", "desc"):
+                assert await walk(ask, order, **filters) == []
+        lines = (await ask.client.post("/v1/events/stream", json={"kind": "company"})).text.splitlines()
+        assert [orjson.loads(line) for line in lines] == [{"position": count, "end": True}]
+
+
+async def test_a_time_is_found_in_the_archive_by_halving(world):
+    await world.append(told())
+    await archive_all(world)
+    reader = Reader(world.pool)
+    rows = await reader.platform_rows("SELECT position, recorded_at FROM data_engine.event_log ORDER BY position")
+    moments = [row["recorded_at"] + timedelta(microseconds=by) for row in rows for by in (-1, 0, 1)]
+    for moment in (*moments, datetime.fromtimestamp(0, UTC), datetime.now(UTC) + timedelta(days=1)):
+        later = [row["position"] for row in rows if row["recorded_at"] > moment]
+        assert await queries.first_after(reader, Scope(ORG), moment) == (later[0] if later else None)
+        earlier = [row["position"] for row in rows if row["recorded_at"] <= moment]
+        assert await as_of.position_at(reader, Scope(ORG), moment) == (earlier[-1] if earlier else 0)
+        assert await queries.first_after(reader, Scope(new_id()), moment) is None
 
 
 async def test_newest_first_goes_on_over_many_windows(logged, monkeypatch):
@@ -196,11 +239,35 @@ async def test_following_goes_on_with_what_is_recorded_and_can_be_resumed(world)
     assert ask.gateway.streams.under_way(ORG) == 0
 
 
-async def test_access_that_is_withdrawn_ends_a_stream(world):
+async def test_what_others_do_wakes_a_follower_so_often_and_no_more(world, monkeypatch):
+    """Thousands of others' decisions in a second: it looks a few times, and its heartbeat still comes."""
+    looks, look = [], history.LogView.forward
+
+    async def counted(self, *args):
+        looks.append(args)
+        return await look(self, *args)
+
+    async def others(signals):
+        for position in range(10**6, 2 * 10**6):
+            signals._set_position(position)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(history.LogView, "forward", counted)
+    await world.project(await world.append(told(1)))
+    async with asking(world) as ask, Following(ask, heartbeat_s=1) as stream:
+        assert (await stream.line())["position"] == 1
+        busy = asyncio.create_task(others(ask.gateway.signals))
+        assert "heartbeat" in await stream.line()
+        busy.cancel()
+    assert len(looks) <= 12
+
+
+@pytest.mark.parametrize("change", ["revoked_at = now()", "role = 'member'"])
+async def test_access_that_is_withdrawn_ends_a_stream(world, change):
     await world.project(await world.append(told(2)))
     async with asking(world) as ask, Following(ask, heartbeat_s=1) as stream:
         assert [(await stream.line())["position"] for _ in range(2)] == [1, 2]
-        await world.pool.execute("UPDATE data_engine.tokens_v2 SET revoked_at = now()")
+        await world.pool.execute(f"UPDATE data_engine.tokens_v2 SET {change}")
         ask.gateway.authenticator.cache.forget(None)
         while "heartbeat" in (last := await stream.line()):
             continue
