@@ -49,11 +49,16 @@ async def test_killed_while_it_archives_there_is_no_gap_and_no_double(own_system
     blueprint_id = await org.blueprint("test_count")
     connection = await connect([endpoints.nats_url], "test")
     settings = Settings(_env_file=None, nats_url=endpoints.nats_url, database_url=endpoints.database_url)
+    made: list[dict] = []
     for number in range(5):
         writing = asyncio.gather(*(accepted(org, blueprint_id, number) for number in range(20)))
         with contextlib.suppress(ProcessLookupError):  # it was killed a moment ago, and is not back yet
             own_system.supervisor.kill(victim, signal.SIGKILL)
-        await asyncio.wait_for(writing, PATIENCE_S)
+        made += await asyncio.wait_for(writing, PATIENCE_S)
+    for submission in made:  # what is checked, and trimmed later, has come to its end
+        body = {"run_id": submission["run_id"], "min_position": submission["position"], "wait_s": 20}
+        while (await insist(org, "runs/get", body))["status"] == "running":
+            continue
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -71,10 +76,10 @@ async def test_killed_while_it_archives_there_is_no_gap_and_no_double(own_system
     await org.http.aclose()
 
 
-async def accepted(org: Org, blueprint_id: str, number: int) -> None:
+async def accepted(org: Org, blueprint_id: str, number: int) -> dict:
     """Submit until it is accepted, as a client would."""
     body = {"company_id": org.company_id, "blueprint_id": blueprint_id, "records": [{"n": number}]}
-    await insist(org, "submissions/create", body, str(uuid.uuid4()))
+    return await insist(org, "submissions/create", body, str(uuid.uuid4()))
 
 
 async def everything_trimmed(pool, connection) -> int:
