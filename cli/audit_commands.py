@@ -58,6 +58,9 @@ def export(
     previous_size: Annotated[
         list[int] | None, typer.Option(help="Size of an earlier checkpoint; puts in a proof. May be repeated.")
     ] = None,
+    open_sealed: Annotated[
+        bool, typer.Option("--open", help="With what sealed decisions say, to be read offline: keep the file safe.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the org's history into a file that `dex audit verify` checks offline."""
@@ -70,6 +73,7 @@ def export(
         "min_position": min_position,
         "previous_sizes": previous_size or [],
         "gzip": file.suffix == ".gz",
+        "open_sealed": open_sealed,
     }
     made = guarded(lambda: download_export(api(), file, body, quiet=as_json))
     if as_json:

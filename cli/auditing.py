@@ -4,7 +4,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -57,9 +57,17 @@ def download_export(api: Api, file: Path, body: dict[str, Any], *, quiet: bool) 
 
 
 def verify_file(
-    file: Path, checkpoint: str | None, key: str | None, previous: Sequence[Path], *, quiet: bool
+    file: Path,
+    checkpoint: str | None,
+    key: str | None,
+    previous: Sequence[Path],
+    *,
+    quiet: bool,
+    each: Callable[[Mapping[str, Any]], object] = lambda _: None,
 ) -> Report:
-    """Verify an export offline. Raises InvalidInputError for what it cannot begin with, ProofError for a key."""
+    """Verify an export offline; `each` gets every proved decision's line. Raises InvalidInputError for what it cannot
+    begin with, ProofError for a key.
+    """
     if not file.is_file():
         raise InvalidInputError(f"There is no file {file}.")
     if checkpoint is None and key is None:
@@ -77,7 +85,7 @@ def verify_file(
         trusted, others = _of_this_org(first, notes)
         latest, same = _of_this_org(first, earlier)
         known = [*others, *same, *([latest] if latest is not None else [])]
-        return verify(_with_first(first, lines), checkpoint=trusted, key=verifier, previous=known)
+        return verify(_with_first(first, lines), checkpoint=trusted, key=verifier, previous=known, each=each)
 
 
 def show_report(report: Report) -> None:

@@ -1,21 +1,29 @@
 """`dex audit verify-run`: a run executed again, and its report."""
 
 import time
+from base64 import b64decode
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from cli.api import Api
+from cli.auditing import verify_file
 from cli.render import console, facts_table
 from events.audit.note import Note, Verifier
 from events.errors import InvalidInputError, ProofError
-from events.verification import statement
+from events.mapper import decode_decision, decode_opened
+from events.model import Recorded
+from events.subjects import SEALED_PREFIX, Address
+from events.verification import Found, results_of, statement
 
 WAIT_S = 20.0
 DIGEST_CHARS = 12
 """Of a digest in the table; `--json` has all of it."""
+STEP_FACTS = ("recorded_position", "input_digest", "output_digest", "rejects_digest", "recorded_rows")
+"""What a report says of a step, and a proved history too."""
 
 
 def verify(api: Api, run_id: str, wait_s: float, out: Path | None) -> dict[str, Any]:
@@ -89,6 +97,57 @@ def check_report(file: Path, key: str) -> dict[str, Any]:
     if signed.text != text:
         raise ProofError("The report is not the one that was signed: it was altered.")
     return dict(report)
+
+
+def check_recorded(report: Mapping[str, Any], export: Path, key: str, *, quiet: bool) -> int:
+    """Check offline that a proved history records what a report says of it: of each step where, what it read, made and
+    rejected. How many steps that are.
+
+    The export has the run, opened. Raises ProofError, and InvalidInputError when the export does not tell.
+    """
+    run_id, decisions = report["run_id"], list[Recorded]()
+
+    def keep(line: Mapping[str, Any]) -> None:
+        if Address.parse(line["subject"]).aggregate_id == run_id:
+            decisions.append(_decoded(line))
+
+    found = verify_file(export, None, key, [], quiet=quiet, each=keep)
+    if found.finding is not None:
+        raise ProofError(f"{export} is not proved: {found.finding.message}")
+    if found.org_id != report["org_id"] or not decisions:
+        raise InvalidInputError(f"{export} has nothing of the run {run_id}.")
+    recorded = results_of(decisions)
+    for step in report["steps"]:
+        said = {name: step[name] for name in STEP_FACTS}
+        there = _facts(recorded.get(step["index"]))
+        if there != said:
+            wrong = ", ".join(f"{name} {there[name]}, not {said[name]}" for name in said if there[name] != said[name])
+            raise ProofError(f"Step {step['index'] + 1} ({step['key']}) is recorded otherwise than reported: {wrong}.")
+    return len(report["steps"])
+
+
+def _facts(found: Found | None) -> dict[str, Any]:
+    """What is recorded of a step's result, under the names that the report has for it."""
+    if found is None:
+        return dict.fromkeys(STEP_FACTS)
+    result = found.result
+    rejects = None if result.rejects is None else result.rejects.digest
+    values = (found.position, result.input_digest, result.output.digest, rejects, result.output.rows)
+    return dict(zip(STEP_FACTS, values, strict=True))
+
+
+def _decoded(line: Mapping[str, Any]) -> Recorded:
+    """A proved decision. Raises InvalidInputError when it is sealed, and the export does not say what it says."""
+    body, at = line["body"].encode(), datetime.fromisoformat(line["recorded_at"])
+    if not body.startswith(SEALED_PREFIX):
+        return Recorded(line["position"], decode_decision(line["subject"], body), at)
+    if "opened" not in line:
+        raise InvalidInputError(
+            f"The decision at position {line['position']} is sealed, and the export does not open it: make it with "
+            "dex audit export --open, before the company is erased."
+        )
+    opening = b64decode(line["opened"]["salt"]) + line["opened"]["text"].encode()
+    return Recorded(line["position"], decode_opened(line["subject"], body, opening), at)
 
 
 def _show_row(first_row: Mapping[str, Any]) -> None:

@@ -49,13 +49,19 @@ def verify_run(
 def verify_report(
     file: Annotated[Path, typer.Argument(help="What `dex audit verify-run --out` wrote.")],
     key: Annotated[str, typer.Option(help="The verifier's line, as `dex audit key` prints it.")],
+    export: Annotated[
+        Path | None, typer.Option(help="An export of the run, made with --open: does it record what the report says?")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check offline that a report is the signed one. Exit code 0: it is."""
-    from cli.verifying import check_report
+    """Check offline that a report is the signed one, and that a proved history says the same. Exit code 0: so it is."""
+    from cli.verifying import check_recorded, check_report
 
     report = guarded(lambda: check_report(file, key))
+    recorded = None if export is None else guarded(lambda: check_recorded(report, export, key, quiet=as_json))
     if as_json:
         print_json(report)
-    else:
-        print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")
+        return
+    print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")
+    if recorded is not None:
+        print(f"Recorded: {export} proves the inputs and outputs of {recorded} steps as the report says them.")

@@ -29,12 +29,13 @@ from events.keyring import Keyring
 from events.keys import CompanyKeys, Owner
 from events.model import STATE_FIELDS_EXCLUDED, Decision, Event
 from events.packing import pack, unpack
-from events.subjects import BOX, SEALED_PREFIX, Address
+from events.subjects import BOX, SALT_BYTES, SEALED_PREFIX, Address
 
 ENVELOPE_VERSION = 1
 SEALED_VERSION = 2
-SALT_BYTES = 32
 PACKED = "zstd"
+
+_WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError)
 
 CATALOGUE: tuple[type[Event], ...] = tuple(
     kind
@@ -144,30 +145,44 @@ def decode_decision(subject: str, body: bytes, keyring: Keyring | None = None) -
     Raises PoisonedMessageError when today's code cannot read it, KeyMissingError when a key is not at hand.
     """
     try:
-        address = Address.parse(subject)
-        envelope, stored = open_body(subject, body, keyring)
-        return Decision(
-            org_id=address.org_id,
-            kind=address.kind,
-            aggregate_id=address.aggregate_id,
-            version=address.version,
-            routing=address.routing,
-            decision_id=envelope["id"],
-            at=datetime.fromisoformat(envelope["at"]),
-            actor=Actor(**envelope["actor"]),
-            company_id=envelope["company"],
-            causation_id=envelope["cause"],
-            correlation_id=envelope["correlation"],
-            request_id=envelope["request"],
-            digest=envelope["digest"],
-            events=tuple(
-                MAPPER.load_state(item["topic"], item["state"], address.aggregate_id, address.version)
-                for item in stored or ()
-            ),
-            erased=stored is None,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _decision(subject, *open_body(subject, body, keyring))
+    except _WRONG_SHAPE as error:
         raise PoisonedMessageError(f"The message at {subject} is not a decision: {error!r}") from error
+
+
+def decode_opened(subject: str, body: bytes, opening: bytes) -> Decision:
+    """The decision sealed in `body`, by the salt and the JSON that somebody was given in the place of a key.
+
+    Raises PoisonedMessageError, also when that is not what was sealed.
+    """
+    try:
+        return _decision(subject, *_inside(subject, _head(body)[0], opening))
+    except _WRONG_SHAPE as error:
+        raise PoisonedMessageError(f"The message at {subject} is not a sealed decision: {error!r}") from error
+
+
+def _decision(subject: str, envelope: dict[str, Any], stored: list[dict[str, Any]] | None) -> Decision:
+    address = Address.parse(subject)
+    return Decision(
+        org_id=address.org_id,
+        kind=address.kind,
+        aggregate_id=address.aggregate_id,
+        version=address.version,
+        routing=address.routing,
+        decision_id=envelope["id"],
+        at=datetime.fromisoformat(envelope["at"]),
+        actor=Actor(**envelope["actor"]),
+        company_id=envelope["company"],
+        causation_id=envelope["cause"],
+        correlation_id=envelope["correlation"],
+        request_id=envelope["request"],
+        digest=envelope["digest"],
+        events=tuple(
+            MAPPER.load_state(item["topic"], item["state"], address.aggregate_id, address.version)
+            for item in stored or ()
+        ),
+        erased=stored is None,
+    )
 
 
 def open_body(
@@ -182,22 +197,39 @@ def open_body(
         if envelope["v"] != ENVELOPE_VERSION:
             raise PoisonedMessageError(f"The message at {subject} has the unknown envelope version {envelope['v']!r}.")
         return envelope, envelope["events"]
-    head, _, box = body.rpartition(BOX)
-    envelope = orjson.loads(head + b"}")
+    opening = opening_of(subject, body, keyring)
+    envelope = _head(body)[0]
+    return (envelope, None) if opening is None else _inside(subject, envelope, opening)
+
+
+def opening_of(subject: str, body: bytes, keyring: Keyring | None = None) -> bytes | None:
+    """Salt ‖ JSON of a sealed decision, whose SHA-256 is in its envelope (`sealed`); None when its key is destroyed.
+
+    Whoever is given them can read that decision, and check that it is what was sealed. Raises as `open_body`.
+    """
+    envelope, head, box = _head(body)
     keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
     if keys.erased:
-        return envelope, None
+        return None
     sealed = base64.b64decode(box[:-2], validate=True)
     plaintext = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
-    if "packed" in envelope:
-        if envelope["packed"] != PACKED:
-            raise PoisonedMessageError(
-                f"What is sealed at {subject} is packed in the unknown way {envelope['packed']!r}."
-            )
-        plaintext = unpack(plaintext)
-    if sha256(plaintext).hexdigest() != envelope["sealed"]:
+    if "packed" not in envelope:
+        return plaintext
+    if envelope["packed"] != PACKED:
+        raise PoisonedMessageError(f"What is sealed at {subject} is packed in the unknown way {envelope['packed']!r}.")
+    return unpack(plaintext)
+
+
+def _head(body: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+    """Of a sealed decision the envelope, its bytes before the box, and the box."""
+    head, _, box = body.rpartition(BOX)
+    return orjson.loads(head + b"}"), head, box
+
+
+def _inside(subject: str, envelope: dict[str, Any], opening: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if sha256(opening).hexdigest() != envelope["sealed"]:
         raise PoisonedMessageError(f"What is sealed at {subject} is not what its envelope says.")
-    inside = orjson.loads(plaintext[SALT_BYTES:])
+    inside = orjson.loads(opening[SALT_BYTES:])
     return {**envelope, "digest": inside["digest"]}, inside["events"]
 
 

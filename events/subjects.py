@@ -50,6 +50,8 @@ SEALED_PREFIX = b'{"v":2,'
 """How the body of a sealed decision begins, and of no other (events/mapper.py)."""
 BOX = b',"box":"'
 """Where the sealed part of a decision begins in its body: the last field (events/mapper.py)."""
+SALT_BYTES = 32
+"""What is sealed begins with so much salt; with less or more, another text could be read out of the same bytes."""
 
 BULK_BUCKETS = 8
 """The server deals orgs out to so many queues of BULK_TASKS (`partition` in its source's transform)."""

@@ -2,10 +2,10 @@
 
     header    {"format", "org_id", "selection", "first_index", "end_index", "checkpoint", "consistency"}
     tile      {"tile", "hashes", "path"}               before the first decision of each 256 leaves
-    decision  {"index", "position", "recorded_at", "subject", "body"}
+    decision  {"index", "position", "recorded_at", "subject", "body"}, and perhaps "opened": {"salt", "text"}
     end       {"end", "decisions"}
 
-Hashes are in base64. A body that is no UTF-8 is given in base64 as `body64`.
+Hashes are in base64. A body that is no UTF-8 is given in base64 as `body64`. `opened` says what is sealed in the body.
 """
 
 from base64 import b64encode
@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from events.subjects import SALT_BYTES
 
 FORMAT = "data-engine-x audit export 1"
 SELECTIONS = ("all", "range", "run", "submission", "company")
@@ -53,8 +55,12 @@ def tile_line(tile: int, hashes: bytes, path: Sequence[bytes]) -> bytes:
     return orjson.dumps({"tile": tile, "hashes": b64encode(hashes).decode(), "path": texts(path)}, option=_OPTIONS)
 
 
-def decision_line(index: int | None, position: int, recorded_at: datetime, subject: str, body: bytes) -> bytes:
-    """One decision, as it is stored. `index` is None where the tree has no such leaf."""
+def decision_line(
+    index: int | None, position: int, recorded_at: datetime, subject: str, body: bytes, opening: bytes | None = None
+) -> bytes:
+    """One decision, as it is stored. `index` is None where the tree has no such leaf; `opening` is salt ‖ JSON of a
+    sealed one (events/mapper.py).
+    """
     line: dict[str, Any] = {
         "index": index,
         "position": position,
@@ -65,6 +71,8 @@ def decision_line(index: int | None, position: int, recorded_at: datetime, subje
         line["body"] = body.decode()
     except UnicodeDecodeError:
         line["body64"] = b64encode(body).decode()
+    if opening is not None:
+        line["opened"] = {"salt": b64encode(opening[:SALT_BYTES]).decode(), "text": opening[SALT_BYTES:].decode()}
     return orjson.dumps(line, option=_OPTIONS)
 
 

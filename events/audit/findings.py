@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Kind = Literal[
-    "altered", "removed", "inserted", "reordered", "wrong_org",  # a decision
+    "altered", "removed", "inserted", "reordered", "wrong_org", "opening",  # a decision
     "truncated", "rewritten",  # the history
     "signature", "checkpoint", "proof", "malformed",  # what it is proved by
 ]  # fmt: skip

@@ -5,7 +5,7 @@ trusted is a checkpoint that the auditor got by another way, or a signature; not
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -19,6 +19,7 @@ from events.audit.known import KnownCheckpoints, check_signature, read_known
 from events.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_LEAVES
 from events.audit.note import Verifier
 from events.errors import ProofError
+from events.subjects import SALT_BYTES
 
 NUMBER_MAX = 2**53 - 1
 LOOK_AHEAD_MAX = 2 * TILE_LEAVES
@@ -28,15 +29,21 @@ _WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, ProofError)
 
 
 def verify(
-    lines: Iterable[bytes], *, checkpoint: str | None, key: Verifier | None, previous: Sequence[str] = ()
+    lines: Iterable[bytes],
+    *,
+    checkpoint: str | None,
+    key: Verifier | None,
+    previous: Sequence[str] = (),
+    each: Callable[[Mapping[str, Any]], object] = lambda _: None,
 ) -> Report:
     """Verify the lines of an export. Never raises for what they hold: the report has the first finding.
 
     `checkpoint` is a signed note that is trusted, `key` whose signatures are. `previous` are notes of earlier sizes.
+    `each` is given every decision's line once it is proved; believe them when the report is there and has no finding.
     """
     report = Report()
     try:
-        _Verification(report, lines, key).run(checkpoint, previous)
+        _Verification(report, lines, key, each).run(checkpoint, previous)
     except FoundError as found:
         report.finding = found.finding
     return report
@@ -45,8 +52,11 @@ def verify(
 class _Verification:
     """The state of one pass."""
 
-    def __init__(self, report: Report, lines: Iterable[bytes], key: Verifier | None) -> None:
+    def __init__(
+        self, report: Report, lines: Iterable[bytes], key: Verifier | None, each: Callable[[Mapping[str, Any]], object]
+    ) -> None:
         self._report = report
+        self._each = each
         self._records = self._numbered(lines)
         self._key = key
         self._line = 0
@@ -178,6 +188,16 @@ class _Verification:
             raise self._explained(record, leaf)
         if not self._complete:
             self._check_history(subject, index, position)
+        if "opened" in record and not _is_opened(record):
+            raise FoundError(
+                "opening",
+                f"What the decision at position {position} (line {self._line}) is said to say is not what was sealed "
+                "in it.",
+                index=index,
+                position=position,
+                line=self._line,
+            )
+        self._each(record)
         self._next = index + 1
         self._position = position
         self._report.decisions += 1
@@ -274,6 +294,13 @@ def _leaf_hash(record: dict[str, Any]) -> bytes:
         raise ValueError("a decision has one body")
     content = record["body"].encode() if "body" in record else _bytes(record["body64"])
     return sha256(b"\x00%d\n%s\n%s" % (position, subject.encode(), content)).digest()
+
+
+def _is_opened(record: dict[str, Any]) -> bool:
+    """Whether salt and text are those that the proved body binds. Raises what a wrong shape raises."""
+    salt, text = _bytes(record["opened"]["salt"]), record["opened"]["text"]
+    sealed = orjson.loads(record["body"])["sealed"]
+    return len(salt) == SALT_BYTES and sha256(salt + text.encode()).hexdigest() == sealed
 
 
 def _number(value: Any) -> int:

@@ -9,6 +9,9 @@ from typing import Any
 
 from events.audit import export, merkle
 from events.audit.merkle import TILE_HEIGHT
+from events.keyring import Keyring
+from events.mapper import opening_of
+from events.subjects import SEALED_PREFIX
 from projections.queries import audit
 from projections.queries.audit import Entry, Tree, TreeNodes
 from projections.queries.reader import Reader, Scope
@@ -21,7 +24,8 @@ _GZIP_WINDOW = 31
 class Part:
     """What is exported: the decisions after one position up to another, of some histories or of all.
 
-    `indexes`: they are all leaves from the first up to the second; None when only some of them are.
+    `indexes`: they are all leaves from the first up to the second; None when only some of them are. With a keyring the
+    export says what is sealed in them, too.
     """
 
     selection: Mapping[str, Any]
@@ -30,6 +34,7 @@ class Part:
     until: int
     aggregate_ids: Sequence[str] | None
     indexes: tuple[int, int] | None
+    keyring: Keyring | None = None
 
 
 async def export_lines(
@@ -56,7 +61,9 @@ async def export_lines(
             wanted = sorted({e.leaf_index >> TILE_HEIGHT for e in entries if e.leaf_index is not None} - {tile})
             tiles = dict(zip(wanted, await nodes.tiles(wanted), strict=True))
             nodes.forget_leaves()
-            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile)
+            if part.keyring is not None:
+                await part.keyring.load((entry.subject, entry.body) for entry in entries)
+            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile, part.keyring)
             count += len(entries)
             yield text
     yield export.end_line(count)
@@ -78,15 +85,22 @@ async def _pages(reader: Reader, part: Part) -> AsyncGenerator[list[Entry], None
         await asyncio.gather(coming, return_exceptions=True)
 
 
-def _lines(entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int) -> tuple[bytes, int]:
+def _lines(
+    entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int, keyring: Keyring | None
+) -> tuple[bytes, int]:
     """The lines of some decisions, each tile's before the first of its decisions; and the last tile."""
     lines = []
     for entry in entries:
         if entry.leaf_index is not None and entry.leaf_index >> TILE_HEIGHT != tile:
             tile = entry.leaf_index >> TILE_HEIGHT
             lines.append(export.tile_line(tile, *tiles[tile]))
+        opening = None
+        if keyring is not None and entry.body.startswith(SEALED_PREFIX):
+            opening = opening_of(entry.subject, entry.body, keyring)
         lines.append(
-            export.decision_line(entry.leaf_index, entry.position, entry.recorded_at, entry.subject, entry.body)
+            export.decision_line(
+                entry.leaf_index, entry.position, entry.recorded_at, entry.subject, entry.body, opening
+            )
         )
     return b"".join(lines), tile
 

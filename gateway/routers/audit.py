@@ -1,5 +1,6 @@
 """Proof of the history: signed checkpoints, that a decision is in it, that it only grew, and the history itself."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -10,6 +11,7 @@ from events.audit import export, merkle
 from events.audit.checkpoint import SignedCheckpoint
 from events.errors import NotFoundError, StateConflictError
 from events.ids import first_run_id
+from events.keyring import keyring_of
 from gateway import answers
 from gateway.calls import Authenticated, Call, CallRoute
 from gateway.exports.audit import Part, export_lines, gzipped
@@ -154,7 +156,8 @@ class Export(AuditQuery):
     """What: the whole history, the positions of a part, or one run, submission or company.
 
     A caller of one company gets the decisions of its company. `previous_sizes` are those of earlier checkpoints: proofs
-    that the history begins with them are put in.
+    that the history begins with them are put in. With `open_sealed` it also has what sealed decisions say, small
+    records among it, to be read offline and compared with what is proved; but not what an erased company's said.
     """
 
     model_config = example(gzip=True)
@@ -166,6 +169,7 @@ class Export(AuditQuery):
     to_position: Position | None = None
     previous_sizes: Annotated[list[Size], Field(max_length=PREVIOUS_MAX)] = []
     gzip: bool = False
+    open_sealed: bool = False
 
 
 EXPORT_TYPES: dict[str, Literal["ndjson", "gz"]] = {"application/x-ndjson": "ndjson", "application/gzip": "gz"}
@@ -265,6 +269,8 @@ async def export_(body: Export, call: Authenticated) -> Response:
     part, tree = await _part(body, call)
     if any(size > tree.size for size in body.previous_sizes):
         raise invalid("/previous_sizes", f"The history has {tree.size} decisions.")
+    if body.open_sealed:
+        part = replace(part, keyring=keyring_of(call.gateway.connection))
     leave = call.gateway.streams.enter(call.org_id)
     lines = export_lines(call.gateway.reader, tree, part, body.previous_sizes, call.still_allowed)
     media_type = "application/gzip" if body.gzip else MEDIA_TYPE

@@ -117,6 +117,12 @@ const leafHash = (line: Line): Buffer => {
   const body = "body" in line ? bytesOf(line.body, "utf8") : base64(line.body64);
   return sha256("\x00", `${line.position}\n`, bytesOf(line.subject, "utf8"), "\n", body);
 };
+/** Whether salt and text are those that the proved body binds by its field `sealed`. */
+const isOpened = (line: Line): boolean => {
+  const salt = base64(line.opened.salt);
+  const sealed = sha256(salt, bytesOf(line.opened.text, "utf8")).toString("hex");
+  return salt.length === 32 && sealed === JSON.parse(line.body).sealed;
+};
 /** One line: an object, written as JSON.stringify does, so that no two readers see something else in it. */
 const parsed = (text: string): Line => {
   const line = JSON.parse(text);
@@ -206,6 +212,8 @@ class Verification {
       && line.subject.startsWith(this.prefix);
     if (!fits) return void (this.held = { line, leaf, following: [] });
     if (["run", "submission"].includes(this.selection.kind) && !this.complete) this.checkHistory(line);
+    if ("opened" in line && !isOpened(line))
+      throw new Found("opening", `Position ${line.position}: not what was sealed.`, line.index, line.position);
     [this.next, this.position] = [expected + 1, line.position];
     this.report.decisions += 1;
   }

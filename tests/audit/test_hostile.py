@@ -7,6 +7,7 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ EVERY = [Entry(1, SUBJECT, "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11
 """Each character: both sides must write each in the same way."""
 LINES = [Entry(1, SUBJECT, b"first\nsecond")]
 FAR = [Entry(BIG, SUBJECT, b"{}")]
+
+SALT, TEXT = bytes(range(32)), '{"digest":"d","events":[{"topic":"t","state":{"name":"Globex �"}}]}'
+SEALED = [
+    Entry(1, SUBJECT, json.dumps({"v": 2, "sealed": sha256(SALT + TEXT.encode()).hexdigest(), "box": ""}).encode())
+]
 
 Lines = list[bytes]
 
@@ -55,6 +61,16 @@ def with_fields(entries: list[Entry], number: int, **fields: Any) -> Lines:
 
 def replaced(entries: list[Entry], number: int, old: bytes, new: bytes) -> Lines:
     return with_line(entries, number, lambda line: line.replace(old, new, 1))
+
+
+def changed(lines: Lines, number: int, old: bytes, new: bytes) -> Lines:
+    assert old in lines[number], "nothing was forged"
+    return [*lines[:number], lines[number].replace(old, new, 1), *lines[number + 1 :]]
+
+
+def opened(entries: list[Entry], salt: bytes = SALT, text: Any = TEXT, **more: Any) -> Lines:
+    """With what is said to be sealed in the decision."""
+    return with_fields(entries, 2, opened={"salt": b64encode(salt).decode(), "text": text, **more})
 
 
 def loose(text: str) -> str:
@@ -105,13 +121,32 @@ FORGED: dict[str, tuple[list[Entry], Lines]] = {
     "the tile twice": (PLAIN, [*genuine(PLAIN)[:2], *genuine(PLAIN)[1:]]),
     "a leaf left out, with the right counts": (PLAIN, [*genuine(PLAIN)[:2], genuine(PLAIN)[3]]),
     "an index below 0": (PLAIN, with_fields(PLAIN, 2, index=-1)),
+    "another text than was sealed": (SEALED, opened(SEALED, text=TEXT.replace("Globex", "Initech"))),
+    "another salt": (SEALED, opened(SEALED, salt=SALT[::-1])),
+    "a text that begins later": (SEALED, opened(SEALED, salt=SALT + TEXT[:1].encode(), text=TEXT[1:])),
+    "a text that begins sooner": (SEALED, opened(SEALED, salt=SALT[:-1], text=SALT[-1:].decode() + TEXT)),
+    "no text": (SEALED, opened(SEALED, text=None)),
+    "a text that is a list": (SEALED, opened(SEALED, text=list(TEXT.encode()))),
+    "a salt in a loose base64": (
+        SEALED, with_fields(SEALED, 2, opened={"salt": loose(b64encode(SALT).decode()), "text": TEXT})
+    ),
+    "nothing opened": (SEALED, with_fields(SEALED, 2, opened=None)),
+    "half a surrogate in it": (SEALED, changed(opened(SEALED), 2, "�".encode(), b"\\ud800")),
+    "what was not sealed is opened": (PLAIN, opened(PLAIN)),
     "a tile beyond all numbers": (PLAIN, with_fields(PLAIN, 1, tile=2**63)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("entries", [PLAIN, REPLACED, LINES, EVERY])
+@pytest.mark.parametrize("entries", [PLAIN, REPLACED, LINES, EVERY, SEALED])
 async def test_what_is_forged_from(verifier: Path, tmp_path: Path, entries: list[Entry]) -> None:
     assert await judged(verifier, tmp_path, entries, genuine(entries)) == (True, True)
+
+
+async def test_what_is_sealed_is_opened(verifier: Path, tmp_path: Path) -> None:
+    assert await judged(verifier, tmp_path, SEALED, opened(SEALED)) == (True, True)
+    finding = verify(opened(SEALED, text="{}"), checkpoint=checkpoint(SEALED), key=KEY.verifier()).finding
+    assert finding is not None
+    assert (finding.kind, finding.index, finding.position) == ("opening", 0, 1)
 
 
 async def judged(verifier: Path, folder: Path, entries: list[Entry], lines: Lines) -> tuple[bool, bool]:
