@@ -205,19 +205,23 @@ def open_body(
 def opening_of(subject: str, body: bytes, keyring: Keyring | None = None) -> bytes | None:
     """Salt ‖ JSON of a sealed decision, whose SHA-256 is in its envelope (`sealed`); None when its key is destroyed.
 
-    Whoever is given them can read that decision, and check that it is what was sealed. Raises as `open_body`.
+    Whoever is given them can read that decision, and check that it is what was sealed. Raises PoisonedMessageError,
+    KeyMissingError.
     """
-    envelope, head, box = _head(body)
-    keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
-    if keys.erased:
-        return None
-    sealed = base64.b64decode(box[:-2], validate=True)
-    plaintext = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
-    if "packed" not in envelope:
-        return plaintext
-    if envelope["packed"] != PACKED:
-        raise PoisonedMessageError(f"What is sealed at {subject} is packed in the unknown way {envelope['packed']!r}.")
-    return unpack(plaintext)
+    try:
+        envelope, head, box = _head(body)
+        keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
+        if keys.erased:
+            return None
+        sealed = base64.b64decode(box[:-2], validate=True)
+        opening = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
+        if "packed" not in envelope:
+            return opening
+        if envelope["packed"] != PACKED:
+            raise ValueError(f"packed in the unknown way {envelope['packed']!r}")
+        return unpack(opening)
+    except _WRONG_SHAPE as error:
+        raise PoisonedMessageError(f"What is sealed at {subject} cannot be opened: {error!r}") from error
 
 
 def _head(body: bytes) -> tuple[dict[str, Any], bytes, bytes]:

@@ -3,21 +3,26 @@
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from events.audit import export, merkle
 from events.audit.merkle import TILE_HEIGHT
+from events.errors import PoisonedMessageError
 from events.keyring import Keyring
+from events.keys import KeyMissingError
+from events.logging import get_logger
 from events.mapper import opening_of
-from events.subjects import SEALED_PREFIX
+from events.subjects import SEALED_PREFIX, Address
 from projections.queries import audit
 from projections.queries.audit import Entry, Tree, TreeNodes
 from projections.queries.reader import Reader, Scope
 
 GZIP_LEVEL = 4
 _GZIP_WINDOW = 31
+
+_logger = get_logger("audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,8 @@ async def export_lines(
             tiles = dict(zip(wanted, await nodes.tiles(wanted), strict=True))
             nodes.forget_leaves()
             if part.keyring is not None:
-                await part.keyring.load((entry.subject, entry.body) for entry in entries)
-            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile, part.keyring)
+                await _look_up_keys(entries, part.keyring)
+            text, tile = await asyncio.to_thread(_lines, entries, tiles, tile, part)
             count += len(entries)
             yield text
     yield export.end_line(count)
@@ -85,8 +90,15 @@ async def _pages(reader: Reader, part: Part) -> AsyncGenerator[list[Entry], None
         await asyncio.gather(coming, return_exceptions=True)
 
 
+async def _look_up_keys(entries: Sequence[Entry], keyring: Keyring) -> None:
+    """Have the keys of these at hand, if there are any."""
+    for entry in entries:
+        with suppress(KeyMissingError):  # `_opening` says so
+            await keyring.load([(entry.subject, entry.body)])
+
+
 def _lines(
-    entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int, keyring: Keyring | None
+    entries: Sequence[Entry], tiles: Mapping[int, tuple[bytes, list[bytes]]], tile: int, part: Part
 ) -> tuple[bytes, int]:
     """The lines of some decisions, each tile's before the first of its decisions; and the last tile."""
     lines = []
@@ -94,15 +106,28 @@ def _lines(
         if entry.leaf_index is not None and entry.leaf_index >> TILE_HEIGHT != tile:
             tile = entry.leaf_index >> TILE_HEIGHT
             lines.append(export.tile_line(tile, *tiles[tile]))
-        opening = None
-        if keyring is not None and entry.body.startswith(SEALED_PREFIX):
-            opening = opening_of(entry.subject, entry.body, keyring)
+        opening = None if part.keyring is None else _opening(entry, part.scope.org_id, part.keyring)
         lines.append(
             export.decision_line(
                 entry.leaf_index, entry.position, entry.recorded_at, entry.subject, entry.body, opening
             )
         )
     return b"".join(lines), tile
+
+
+def _opening(entry: Entry, org_id: str, keyring: Keyring) -> bytes | None:
+    """What is sealed in a decision. None where nothing is, where it is erased, and where its row was altered or its key
+    is lost: an export is what finds that, so it goes out as it is. The key of another org opens nothing.
+    """
+    if not entry.body.startswith(SEALED_PREFIX):
+        return None
+    try:
+        if Address.parse(entry.subject).org_id != org_id:
+            raise PoisonedMessageError(f"The decision at position {entry.position} is of another org.")
+        return opening_of(entry.subject, entry.body, keyring)
+    except (PoisonedMessageError, KeyMissingError) as error:
+        _logger.warning("decision_not_opened", position=entry.position, error=str(error))
+        return None
 
 
 async def gzipped(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

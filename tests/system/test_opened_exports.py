@@ -1,22 +1,26 @@
 """An auditor reads what is sealed, offline, and compares it with what is proved: by an export that opens it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import orjson
 import pytest
 
+from cli.system import System
 from cli.verifying import check_recorded
 from events.audit.checkpoint import AuditKey
 from events.audit.verify import verify
 from events.errors import InvalidInputError, ProofError
 from events.settings import Settings
+from tests.audit.archive import PAST_THE_TRIGGERS
 from tests.system.client import Org
 from tests.system.test_erasure import erase
 from tests.system.test_verifications import a_run, verified
 
 STEPS = ("test_count", "test_count")
+AT_POSITION = "SELECT position, subject, body FROM data_engine.event_log WHERE position = $1"
 
 
 @pytest.fixture
@@ -30,6 +34,24 @@ async def exported(org: Org, file: Path, **asked: object) -> list[dict]:
     assert answer.status_code == 200, answer.text
     file.write_bytes(answer.content)
     return [line for line in map(orjson.loads, answer.content.splitlines()) if "subject" in line]
+
+
+@pytest.fixture
+async def archive(system: System) -> AsyncIterator[asyncpg.Pool]:
+    assert system.endpoints is not None
+    async with asyncpg.create_pool(system.endpoints.database_url, min_size=1, max_size=1) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def other(org_factory: Callable[[], Awaitable[Org]]) -> Org:
+    return await org_factory()
+
+
+async def past_the_triggers(archive: asyncpg.Pool, statement: str, *values: object) -> None:
+    async with archive.acquire() as connection, connection.transaction():
+        await connection.execute(PAST_THE_TRIGGERS)
+        await connection.execute(statement, *values)
 
 
 def misquoted(export: bytes) -> Iterator[bytes]:
@@ -82,3 +104,36 @@ async def test_what_an_erased_company_said_is_opened_for_nobody(org: Org, key: s
     assert (await org.post("runs/get", {"run_id": run["run_id"]})).status_code == 404
     note = (await org.call("audit/checkpoint", {"min_position": erased["position"]}))["checkpoint"]
     assert verify(lines, checkpoint=note, key=None).ok
+
+
+@pytest.mark.parametrize("altered", ["what is sealed", "whose it is", "its org"])
+async def test_what_was_altered_in_the_archive_goes_out_closed(
+    org: Org, other: Org, key: str, tmp_path: Path, archive: asyncpg.Pool, altered: str
+) -> None:
+    """An export that broke off there would hide from the auditor where the history was altered."""
+    run = await a_run(org, *STEPS)
+    of_other = await a_run(other, *STEPS)
+    last, last_of_other = run["last_position"], of_other["last_position"]
+    asked = {"run_id": run["run_id"], "min_position": last}
+    await org.call("audit/checkpoint", {"min_position": last})
+    await other.call("audit/checkpoint", {"min_position": last_of_other})
+    row, theirs = [await archive.fetchrow(AT_POSITION, position) for position in (last, last_of_other)]
+    assert row is not None
+    assert theirs is not None
+    body = {
+        "what is sealed": row["body"][:-9] + b"AAAA" + row["body"][-5:],
+        "whose it is": row["body"].replace(org.company_id.encode(), other.company_id.encode()),
+        "its org": theirs["body"],
+    }[altered]
+    subject = theirs["subject"] if altered == "its org" else row["subject"]
+    assert body != row["body"]
+    change = "UPDATE data_engine.event_log SET body = $2, subject = $3 WHERE position = $1"
+    try:
+        await past_the_triggers(archive, change, row["position"], body, subject)
+        decisions = await exported(org, tmp_path / "altered.ndjson", **asked, open_sealed=True)
+    finally:
+        await past_the_triggers(archive, change, row["position"], row["body"], row["subject"])
+    assert [line["position"] for line in decisions if "opened" not in line] == [row["position"]]
+    found = verify((tmp_path / "altered.ndjson").read_bytes().splitlines(keepends=True), checkpoint=None, key=None)
+    assert found.finding is not None
+    assert found.finding.position == row["position"]
