@@ -103,7 +103,10 @@ def show_report(report: Report) -> None:
         console.print(f"Root {report.root}, signature {signed}.", soft_wrap=True)
         if report.checkpoints_compared:
             sizes = report.checkpoints_compared
-            console.print(f"The same history as {len(sizes)} checkpoints that you have (sizes up to {sizes[-1]:,}).")
+            known = f"the checkpoint of size {sizes[0]:,}"
+            if len(sizes) > 1:
+                known = f"{len(sizes)} checkpoints, of sizes up to {sizes[-1]:,}"
+            console.print(f"The same history as {known}, that you have.")
         if report.proved_size < report.size:
             console.print(f"[yellow]From index {report.proved_size} on it rests on the export's own word.[/]")
         return

@@ -64,4 +64,4 @@ def verify_report(
         return
     print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")
     if recorded is not None:
-        print(f"Recorded: {export} proves the inputs and outputs of {recorded} steps as the report says them.")
+        print(f"Recorded: {export} proves of each step (there are {recorded}) what the report says is recorded.")
