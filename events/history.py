@@ -3,10 +3,12 @@
 The hot log may be trimmed (`dex log trim`). Where it begins is announced in the stream's metadata a lease before a
 decision vanishes, and everybody who reads or appends here looks at it at least once in a lease. So nobody takes a
 decision that was trimmed for one that never was. At the same look, and after each reconnection, one who appends sees
-whether the log is still the one that he knew (design rule 13).
+whether the log is still the one that he knew (design rule 13); and one who begins, whether it is the one that was
+archived.
 """
 
 import asyncio
+import math
 import sys
 import time
 from collections import OrderedDict
@@ -18,22 +20,27 @@ from nats.aio.client import Client
 from events import subjects
 from events.archive import PAGE_ROWS, Archive, Archived
 from events.context import PLATFORM_ORG
-from events.errors import LogRewoundError, PoisonedMessageError, UnavailableError
+from events.errors import ConfigurationError, LogRewoundError, PoisonedMessageError, UnavailableError
 from events.keyring import Keyring
 from events.log import APPEND_ATTEMPTS, PAGE_MESSAGES, Appended, EventLog, LogState, appended_before
-from events.mapper import decode_decision
+from events.logging import get_logger
+from events.mapper import decision_id_of, decode_decision
 from events.model import Decision, Recorded
 
 LEASE_S = 5.0
 """So long the beginning of the hot log is believed to be where it was; `dex log trim` waits for longer."""
 LOOK_AGAIN_S = 1.0
 """So soon a log that is not the one that it was is looked at again."""
+COMPARE_WITHIN_S, COMPARE_AGAIN_S = 2.0, 60.0
+"""So long the archive is waited for by one who begins, and after so long it is asked again: he can do without."""
 REMEMBERED_MAX = 20_000
 
 OpenArchive = Callable[[str], Awaitable[Archive]]
 """Gives the archive, as far as an org's decisions are in it."""
 
 _Key = tuple[str, str, str]
+
+_logger = get_logger("log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +74,21 @@ class WholeLog(EventLog):
     """The event log with its archive behind it. Without a trimmed position the archive is never asked.
 
     Raises UnavailableError, beside what EventLog raises, when the archive is needed and cannot be read; and with the
-    code `log_rewound` when the log was cut, made anew or reconfigured since this one knows it.
+    code `log_rewound` when the log was cut, made anew or reconfigured since this one knows it. Of what was before, one
+    who `compares` knows by the archive: else an older copy would be taken for the log by all who began on it.
     """
 
     def __init__(
-        self, connection: Client, open_archive: OpenArchive | None = None, now_s: Callable[[], float] = time.monotonic
+        self,
+        connection: Client,
+        open_archive: OpenArchive | None = None,
+        *,
+        compares: bool = False,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(connection)
         self._open_archive = open_archive
+        self._compare_from_s = 0.0 if compares and open_archive is not None else math.inf
         self._now_s = now_s
         self._trimmed_to = 0
         self._believed_until_s = -1.0
@@ -159,26 +173,42 @@ class WholeLog(EventLog):
         return self._believed_until_s <= self._now_s() or self._nc.stats["reconnects"] != self._reconnections
 
     async def _look(self) -> None:
-        asked_s, reconnections, known = self._now_s(), self._nc.stats["reconnects"], self._known
-        state = await self.state()
+        asked_s, reconnections = self._now_s(), self._nc.stats["reconnects"]
+        archived = await self._archived() if self._compare_from_s <= asked_s else None
+        known = self._known if archived is None else archived
+        state = await self.state()  # later than the archive, which is behind the log
         self._trimmed_to = max(state.trimmed_to, state.first_position - 1)
         self._rewound = rewound(known, state, await self._id_at(known.appended, state))
         if self._rewound is None:
-            self._known = self._known.with_state(state)
+            self._known = known.with_state(state)
+            if archived is not None:
+                self._compare_from_s = math.inf
         self._reconnections = reconnections
         self._believed_until_s = asked_s + (LEASE_S if self._rewound is None else LOOK_AGAIN_S)
+
+    async def _archived(self) -> Known | None:
+        """The log as it was archived, and as it was seen here since; None when the archive cannot be read now."""
+        try:
+            async with asyncio.timeout(COMPARE_WITHIN_S):
+                archive = await self._archive(PLATFORM_ORG)
+                head = await archive.head()
+                last = await archive.read(head.position - 1, head.position)
+        except (TimeoutError, UnavailableError, ConfigurationError) as error:
+            _logger.warning("log_not_compared_with_archive", error=repr(error), again_s=COMPARE_AGAIN_S)
+            self._compare_from_s = self._now_s() + COMPARE_AGAIN_S
+            return None
+        if not last or head.position <= self._known.appended:
+            return self._known
+        last_position = max(head.position, self._known.last_position)
+        return Known(head.epoch, self._known.created, last_position, head.position, decision_id_of(last[0].body))
 
     async def _id_at(self, position: int, state: LogState) -> str:
         """The id of the decision at a position that was appended; "" when the log cannot have it, or not as one."""
         if not max(1, state.first_position) <= position <= state.last_position:
             return ""
         for attempt in range(APPEND_ATTEMPTS):
-            try:
-                recorded = await self.at(position)
-            except PoisonedMessageError:
-                return ""
-            if recorded is not None:
-                return recorded.decision.decision_id
+            if found_id := await self.id_at(position):
+                return found_id
             await asyncio.sleep(0.02 * 2**attempt)  # backoff: a replica that is behind is asked again
         return ""
 

@@ -30,7 +30,7 @@ from events.errors import (
 from events.ids import new_id
 from events.keyring import Keyring, keyring_of
 from events.keys import CompanyKeys, Owner
-from events.mapper import decode_decision, encode_decision
+from events.mapper import decision_id_of, decode_decision, encode_decision
 from events.model import Decision, Recorded
 
 REQUEST_TIMEOUT_S = 5.0
@@ -71,6 +71,14 @@ class Appended:
 
     position: int
     repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    position: int
+    subject: str
+    body: bytes
+    recorded_at: datetime | None
 
 
 class EventLog:
@@ -160,6 +168,11 @@ class EventLog:
         found = await self._get_many({"seq": position, "batch": 1})
         return found[0] if found and found[0].position == position else None
 
+    async def id_at(self, position: int) -> str:
+        """The id of the decision at a position, without a key for it; "" when the log, or this replica, has none."""
+        found = await self._get_stored({"seq": position, "batch": 1})
+        return decision_id_of(found[0].body) if found and found[0].position == position else ""
+
     async def first_since(self, time: datetime) -> int | None:
         """The first position that was recorded at or after a time (with a zone), of what the log has; None for none."""
         found = await self._get_many({"start_time": time.isoformat(), "next_by_subj": "events.>", "batch": 1})
@@ -203,6 +216,11 @@ class EventLog:
         return stream_state(info)
 
     async def _get_many(self, request: dict[str, object]) -> list[Recorded]:
+        found = await self._get_stored(request)
+        await self._keyring.load((stored.subject, stored.body) for stored in found)
+        return [_decoded(stored, self._keyring) for stored in found]
+
+    async def _get_stored(self, request: dict[str, object]) -> list[_Stored]:
         """One direct get that answers with several messages, ended by an empty one with status 204."""
         inbox = self._nc.new_inbox()
         queue: asyncio.Queue[Msg] = asyncio.Queue()
@@ -212,12 +230,11 @@ class EventLog:
             found: list[_Stored] = []
             while (stored := _from_direct(await _next(queue))) is not None:
                 found.append(stored)
+            return found
         except (TimeoutError, nats.errors.Error) as error:
             raise UnavailableError("The event log does not answer a read.") from error
         finally:
             await subscription.unsubscribe()
-        await self._keyring.load((stored.subject, stored.body) for stored in found)
-        return [_decoded(stored, self._keyring) for stored in found]
 
     @staticmethod
     def _key(decision: Decision) -> tuple[str, str, str]:
@@ -279,14 +296,6 @@ def _is_before(now: datetime, until: str) -> bool:
 
 class _TooManySubjectsError(Exception):
     """A multi_last matched more subjects than the server answers at once (status 413)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    position: int
-    subject: str
-    body: bytes
-    recorded_at: datetime | None
 
 
 async def _next(queue: asyncio.Queue[Msg]) -> Msg:

@@ -22,7 +22,7 @@ from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 from eventsourcing.utils import TopicError, get_topic, resolve_topic
 from pydantic import ValidationError
 
-from events import administration, entities, processing
+from events import administration, entities, processing, strictjson
 from events.context import Actor
 from events.errors import PoisonedMessageError
 from events.keyring import Keyring
@@ -183,6 +183,14 @@ def _decision(subject: str, envelope: dict[str, Any], stored: list[dict[str, Any
         ),
         erased=stored is None,
     )
+
+
+def decision_id_of(body: bytes) -> str:
+    """The id of the decision in a message; of a message that is none, its digest. Never fails, and needs no key."""
+    try:
+        return str(strictjson.loads(body)["id"])
+    except (ValueError, LookupError, TypeError):
+        return f"sha256:{sha256(body).hexdigest()}"
 
 
 def open_body(

@@ -11,10 +11,9 @@ from events.errors import DataEngineError, PoisonedMessageError
 from events.follow import Followed
 from events.keyring import Keyring
 from events.keys import Owner
-from events.mapper import decode_decision
+from events.mapper import decision_id_of, decode_decision
 from events.model import Recorded
 from events.processing import RUN
-from projections.log_guard import decision_id_of
 
 # Thousands of events live for one batch and hold no cycles; at Python's default (700, 10, 10) looking for some took a
 # third of the time of a rebuild.

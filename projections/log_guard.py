@@ -5,7 +5,6 @@ belongs to one life of the stream, and its messages have no gap.
 """
 
 import base64
-import hashlib
 from collections.abc import Collection
 
 import nats.errors
@@ -14,6 +13,7 @@ from nats.aio.client import Client
 from events import strictjson, subjects
 from events.errors import LogRewoundError, UnavailableError
 from events.log import EventLog, LogState
+from events.mapper import decision_id_of
 from projections.checkpoints import Checkpoint
 
 REQUEST_TIMEOUT_S = 5.0
@@ -23,14 +23,6 @@ RECOVERY = (
     "Find out who changed it. `dex log check` compares it with its archive, `dex log restore` makes either anew from "
     "the other. To take the log as it is, build the read models from it: dex rebuild --accept-log"
 )
-
-
-def decision_id_of(body: bytes) -> str:
-    """The id of the decision in a message; of a message that is none, its digest. Never fails."""
-    try:
-        return str(strictjson.loads(body)["id"])
-    except (ValueError, LookupError, TypeError):
-        return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 class LogGuard:

@@ -24,7 +24,7 @@ class ArchiveReader:
 
     def log(self, connection: Client) -> WholeLog:
         """The log with the archive behind it, when this process has a login for that."""
-        return WholeLog(connection, self.open if self._settings.database_url is not None else None)
+        return WholeLog(connection, self.open if self._settings.database_url is not None else None, compares=True)
 
     async def open(self, _org_id: str) -> Archive:
         """The archive. Raises UnavailableError."""

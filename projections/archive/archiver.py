@@ -18,12 +18,13 @@ from events.archive import Archive, ArchiveHead
 from events.errors import ConfigurationError, LogRewoundError, UnavailableError
 from events.follow import Followed, follow
 from events.logging import get_logger
+from events.mapper import decision_id_of
 from events.settings import Settings
 from projections.archive.rows import COLUMNS, Row, rows_of
 from projections.batch import rarer_collections
 from projections.checkpoints import Checkpoint
 from projections.database import create_pool
-from projections.log_guard import RECOVERY, LogGuard, decision_id_of
+from projections.log_guard import RECOVERY, LogGuard
 from projections.waiting import TROUBLE, pause, until
 
 NAME = "the archive"

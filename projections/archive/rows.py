@@ -8,7 +8,7 @@ from events import strictjson, subjects
 from events.follow import Followed
 from events.ids import is_id
 from events.leaf import leaf_bytes, next_chain
-from projections.log_guard import decision_id_of
+from events.mapper import decision_id_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX = 2**63 - 1

@@ -6,9 +6,10 @@ import pytest
 
 from events.errors import LogRewoundError
 from events.log import LogState
+from events.mapper import decision_id_of
 from migrations.streams import migrate_streams
 from projections.checkpoints import Checkpoint
-from projections.log_guard import LogGuard, decision_id_of, fault_of
+from projections.log_guard import LogGuard, fault_of
 from projections.rebuild import rebuild
 from tests.projections.archiving import archive_all
 from tests.projections.support import make_log_anew, whole_run

@@ -6,17 +6,17 @@ import pytest
 
 from events.archive import Archive
 from events.errors import IdempotencyError, UnavailableError, VersionConflictError
-from events.history import WholeLog
+from events.history import COMPARE_AGAIN_S, LEASE_S, LOOK_AGAIN_S, WholeLog
 from tests.projections.archiving import archive_all
-from tests.projections.support import ORG, World, an_id, whole_run
-from tests.projections.trimming import trim_to
+from tests.projections.support import ORG, World, an_id, make_log_anew, whole_run
+from tests.projections.trimming import put_back_an_older_copy, trim_to
 
 
-def whole_log(world: World) -> WholeLog:
+def whole_log(world: World, *, compares: bool = False) -> WholeLog:
     async def open_archive(_org_id: str) -> Archive:
         return Archive(world.pool)
 
-    return WholeLog(world.nats, open_archive)
+    return WholeLog(world.nats, open_archive, compares=compares)
 
 
 async def recorded(world: World, runs: int) -> list:
@@ -88,3 +88,75 @@ async def test_a_trim_is_noticed_when_the_lease_has_run_out(world):
     now_s[0] = 5.1
     assert await log.trimmed_to() == 3
     assert [r async for r in log.read(0)] == decisions
+
+
+async def refused(log: WholeLog, why: str) -> None:
+    with pytest.raises(UnavailableError, match=why) as raised:
+        await log.append(whole_run(9).recorded[0].decision)
+    assert raised.value.code == "log_rewound"
+
+
+async def test_one_who_begins_on_an_older_copy_knows_it_by_the_archive(world):
+    """All were down while it was put back: nobody has seen the log as it was."""
+    decisions = await recorded(world, 2)
+    last = decisions[-1].position
+    same = whole_log(world, compares=True)
+    assert await same.trimmed_to() == 0
+    await put_back_an_older_copy(world, last - 1)
+    log = whole_log(world, compares=True)
+    await refused(log, f"it had positions up to {last}, and ends at {last - 1}")
+    with pytest.raises(UnavailableError):
+        await log.history(ORG, "run", an_id(1))
+    rival = replace(decisions[-1].decision, decision_id=an_id(999))
+    assert (await world.log.append(rival)).position == last  # by somebody who does not look
+    await refused(whole_log(world, compares=True), f"rewound and written again: at position {last}")
+    await make_log_anew(world.nats)
+    await refused(whole_log(world, compares=True), "made anew")
+
+
+async def test_one_who_was_refused_goes_on_when_the_log_is_restored(world):
+    decisions = await recorded(world, 2)
+    await put_back_an_older_copy(world, 2)
+    now_s = [0.0]
+
+    async def open_archive(_org_id: str) -> Archive:
+        return Archive(world.pool)
+
+    log = WholeLog(world.nats, open_archive, compares=True, now_s=lambda: now_s[0])
+    await refused(log, "The log was cut")
+    for missing in decisions[2:]:
+        await world.log.append(missing.decision)
+    now_s[0] += LOOK_AGAIN_S
+    assert (await log.append(whole_run(9).recorded[0].decision)).position == decisions[-1].position + 1
+
+
+async def test_the_log_goes_on_without_an_archive_that_does_not_answer_and_is_compared_later(world):
+    decisions = await recorded(world, 3)
+    await put_back_an_older_copy(world, 2)
+    now_s, answers = [0.0], [False]
+
+    async def open_archive(_org_id: str) -> Archive:
+        if not answers[0]:
+            raise UnavailableError("Postgres does not answer.")
+        return Archive(world.pool)
+
+    log = WholeLog(world.nats, open_archive, compares=True, now_s=lambda: now_s[0])
+    assert (await log.append(decisions[2].decision)).position == 3
+    answers[0] = True
+    now_s[0] = COMPARE_AGAIN_S - 0.1
+    assert (await log.append(decisions[3].decision)).position == 4
+    now_s[0] = COMPARE_AGAIN_S + LEASE_S
+    await refused(log, "The log was cut")
+
+
+async def test_one_who_begins_on_a_trimmed_log_or_before_an_archive_is_not_refused(world):
+    first = whole_log(world, compares=True)
+    decisions = [r.decision for number in (1, 2) for r in whole_run(number).recorded]
+    for decision in decisions[:3]:
+        await first.append(decision)
+    await archive_all(world)
+    for decision in decisions[3:]:
+        await first.append(decision)
+    await trim_to(world, 3)
+    assert [r.decision async for r in whole_log(world, compares=True).read(0)] == decisions
+    assert (await whole_log(world, compares=True).append(decisions[0])).repeated

@@ -18,12 +18,22 @@ async def api(world: World, subject: str, body: Any = None) -> dict[str, Any]:
 
 
 async def trim_to(world: World, position: int) -> None:
-    """Have the stream drop all up to a position: its messages are stored anew in a stream that begins there."""
+    """Have the stream drop all up to a position."""
+    await _make_anew(world, position, (await world.log.state()).last_position)
+
+
+async def put_back_an_older_copy(world: World, until: int) -> None:
+    """Have the stream as it was when it went up to a position."""
+    await _make_anew(world, 0, until)
+
+
+async def _make_anew(world: World, position: int, until: int) -> None:
+    """Messages after one position up to another are stored anew, in a stream that begins there, of the same epoch."""
     config = (await api(world, f"STREAM.INFO.{subjects.EVENTS}"))["config"]
     state = await world.log.state()
     kept = [
         (await api(world, f"STREAM.MSG.GET.{subjects.EVENTS}", {"seq": at}))["message"]
-        for at in range(position + 1, state.last_position + 1)
+        for at in range(position + 1, until + 1)
     ]
     await api(world, f"STREAM.DELETE.{subjects.EVENTS}")
     metadata = {
