@@ -47,6 +47,11 @@ HOLDER = """
 SELECT position, recorded_at, subject, body FROM data_engine.event_log
 WHERE aggregate_id = $1 AND version = $2 AND starts_with(subject, $3) ORDER BY position LIMIT 1
 """
+# In the words of the partial index (migrations/0011_erasures.sql).
+ERASURES = """
+SELECT position, recorded_at, subject, body FROM data_engine.event_log
+WHERE kind = 'company' AND subject LIKE '%.log.erased' AND position > $1 AND position <= $2 ORDER BY position LIMIT $3
+"""
 FROM = "SELECT position, recorded_at FROM data_engine.event_log WHERE position >= $1 ORDER BY position LIMIT 1"
 
 _END = 2**63 - 1
@@ -99,6 +104,10 @@ class Archive:
         else:
             rows = await self._fetch(READ_OF_ORG, after, until, limit, org_id)
         return [Archived(**row) for row in rows]
+
+    async def erasures(self, after: int, until: int, limit: int = PAGE_ROWS) -> list[Archived]:
+        """The decisions that erased companies, after a position up to another, in order."""
+        return [Archived(**row) for row in await self._fetch(ERASURES, after, until, limit)]
 
     async def history(self, org_id: str, kind: str, aggregate_id: str) -> list[Recorded]:
         """The archived decisions of one aggregate, by version; of all of the platform's of a kind, when the id is `*`.

@@ -155,6 +155,15 @@ class WholeLog(EventLog):
                 yield recorded
             remaining -= len(page)
 
+    async def trimmed_erasures(self) -> AsyncIterator[Archived]:
+        """The decisions that erased companies, of which the hot log may have only those that follow."""
+        after, until = 0, await self.trimmed_to()
+        while after < until:
+            page = await (await self._archive(PLATFORM_ORG)).erasures(after, until)
+            for message in page:
+                yield message
+            after = page[-1].position if len(page) == PAGE_ROWS else until
+
     async def trimmed_to(self) -> int:
         """Up to which position the hot log may have been trimmed; 0 when it is whole. Raises UnavailableError."""
         if self._must_look():

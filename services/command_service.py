@@ -64,12 +64,13 @@ class CommandService:
         """Connect, and begin to answer; the connection."""
         self._connection = await self.broker.connect()
         self._keyring = use_keys(self._connection, self._wrapper)
-        repository, open_runs = Repository(self._archive.log(self._connection)), OpenRuns()
+        log, open_runs = self._archive.log(self._connection), OpenRuns()
+        repository = Repository(log)
         keeper = CompanyKeyKeeper(self._connection, self._keyring)
         self._handlers = CommandHandlers(repository, open_runs, keeper)
         self._following = [
             asyncio.create_task(repository.keep_fresh(self._connection)),
-            asyncio.create_task(keeper.catch_up()),
+            asyncio.create_task(keeper.catch_up(log)),
         ]
         await open_runs.listen(self._connection)
         await self.broker.start()

@@ -1,7 +1,8 @@
 """Keys of companies: made before a company is, destroyed when it is erased, whatever crashes in between.
 
 What the log says counts. Whoever records `company.erased` destroys the key at once; every command service follows these
-decisions from the first one at its start, and so destroys what somebody could not before it died.
+decisions from the first one, and so destroys what somebody could not before it died. It begins with the first one again
+after each reconnection: NATS may have been restored from a backup in which a destroyed key still was.
 """
 
 import asyncio
@@ -12,8 +13,10 @@ from nats.aio.client import Client
 
 from events import strictjson, subjects
 from events.administration import COMPANY
+from events.archive import Archived
 from events.errors import StateConflictError, UnavailableError
-from events.follow import follow
+from events.follow import Followed, follow
+from events.history import WholeLog
 from events.keyring import Keyring
 from events.keys import Owner
 from events.logging import get_logger
@@ -22,6 +25,10 @@ REQUEST_TIMEOUT_S = 10.0
 RETRY_S = 1.0
 
 _logger = get_logger("erasure")
+
+
+class _ReconnectedError(Exception):
+    """The server was away, and may have come back with other files."""
 
 
 class CompanyKeyKeeper:
@@ -59,19 +66,36 @@ class CompanyKeyKeeper:
         if not begun:
             _logger.info("key_destroyed", org_id=owner.org_id, company_id=owner.company_id)
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, log: WholeLog) -> None:
         """Destroy what the log says is erased, from its beginning on; runs until it is cancelled.
 
         Also where a tombstone says that it was: who wrote it may have died before the key's bytes were overwritten.
         """
-        erased = [f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"]
-        async for batch in follow(self._nc, subjects.EVENTS, erased, after=0):
-            for message in batch:
-                address = subjects.Address.parse(message.subject)
-                at = datetime.fromisoformat(strictjson.loads(message.body)["at"])
-                await self._destroy_in_the_end(Owner(address.org_id, address.aggregate_id), at)
+        while True:
+            try:
+                await self._follow_erasures(log, self._nc.stats["reconnects"])
+            except _ReconnectedError:
+                _logger.info("erasures_looked_at_again")
+            except UnavailableError as error:
+                _logger.warning("erasures_not_looked_at_yet", reason=error.message)
+                await asyncio.sleep(RETRY_S)  # the pause between two attempts
 
-    async def _destroy_in_the_end(self, owner: Owner, at: datetime) -> None:
+    async def _follow_erasures(self, log: WholeLog, reconnections: int) -> None:
+        async def must_be_connected_still(_after: int) -> None:
+            if self._nc.stats["reconnects"] != reconnections:
+                raise _ReconnectedError
+
+        async for trimmed in log.trimmed_erasures():
+            await self._destroy_in_the_end(trimmed)
+        erased = [f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"]
+        async for batch in follow(self._nc, subjects.EVENTS, erased, after=0, before_open=must_be_connected_still):
+            for message in batch:
+                await self._destroy_in_the_end(message)
+
+    async def _destroy_in_the_end(self, erased: Followed | Archived) -> None:
+        address = subjects.Address.parse(erased.subject)
+        owner = Owner(address.org_id, address.aggregate_id)
+        at = datetime.fromisoformat(strictjson.loads(erased.body)["at"])
         while True:
             try:
                 await self.destroy(owner, at)

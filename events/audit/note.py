@@ -121,11 +121,14 @@ def check_name(name: str) -> None:
 
 
 def from_base64(text: str, what: str) -> bytes:
-    """Raises ProofError that names what it was."""
+    """Raises ProofError that names what it was; also where bits are left over, as two texts would be the same bytes."""
     try:
-        return b64decode(text, validate=True)
+        found = b64decode(text, validate=True)
     except (Base64Error, ValueError) as error:
         raise ProofError(f"{what[0].upper()}{what[1:]} is not base64.") from error
+    if b64encode(found).decode() != text:
+        raise ProofError(f"{what[0].upper()}{what[1:]} is not base64 as it is written: it has bits left over.")
+    return found
 
 
 def _signature_of(line: str) -> tuple[str, bytes, bytes]:

@@ -4,8 +4,6 @@ from base64 import b64encode
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from events.audit.checkpoint import AuditKey, Checkpoint, SignedCheckpoint
 from events.audit.note import Note, Verifier
@@ -65,14 +63,13 @@ def test_keys_that_did_not_sign_it() -> None:
             found.check(verifier)
 
 
-@given(st.data())
-def test_no_byte_of_a_checkpoint_can_be_changed(data: st.DataObject) -> None:
-    signed = KEY.sign(CHECKPOINT).encode()
-    at, bit = data.draw(st.integers(0, len(signed) - 1)), data.draw(st.integers(0, 7))
-    changed = bytearray(signed)
-    changed[at] ^= 1 << bit
-    with pytest.raises((ProofError, UnicodeDecodeError)):
-        SignedCheckpoint.parse(changed.decode()).check(KEY.verifier(ORG))
+def test_no_bit_of_a_checkpoint_can_be_changed() -> None:
+    signed, verifier = KEY.sign(CHECKPOINT).encode(), KEY.verifier(ORG)
+    for bit in range(8 * len(signed)):
+        changed = bytearray(signed)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((ProofError, UnicodeDecodeError)):
+            SignedCheckpoint.parse(changed.decode()).check(verifier)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ async def test_a_log_cut_by_a_limit_comes_back(world):
     await goes_on(world)
 
 
+@pytest.mark.parametrize("own_pool", ["session"], indirect=True)  # 13 s of a server's timers, and no SQL of interest
 async def test_tasks_of_a_restored_log_are_delivered(world):
     """The server goes on sourcing TASKS from the log that was made anew: what is new arrives."""
     await archived_world(world)

@@ -50,6 +50,7 @@ class SlowClock(datetime):
         return super().now(tz) - timedelta(seconds=10)
 
 
+@pytest.mark.parametrize("own_pool", ["session"], indirect=True)  # 13 s of a server's timers, and no SQL of interest
 async def test_no_more_goes_than_was_announced_whatever_the_clock_says_here(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

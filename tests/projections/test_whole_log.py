@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from events.archive import Archive
+from events.archive import ERASURES, Archive
 from events.errors import IdempotencyError, UnavailableError, VersionConflictError
 from events.history import COMPARE_AGAIN_S, LEASE_S, LOOK_AGAIN_S, WholeLog
+from events.subjects import ERASED_ROUTING, Address
 from tests.projections.archiving import archive_all
-from tests.projections.support import ORG, World, an_id, make_log_anew, whole_run
+from tests.projections.support import ORG, History, World, an_id, make_log_anew, whole_run
 from tests.projections.trimming import put_back_an_older_copy, trim_to
 
 
@@ -160,3 +161,22 @@ async def test_one_who_begins_on_a_trimmed_log_or_before_an_archive_is_not_refus
     await trim_to(world, 3)
     assert [r.decision async for r in whole_log(world, compares=True).read(0)] == decisions
     assert (await whole_log(world, compares=True).append(decisions[0])).repeated
+
+
+async def test_erasures_are_found_where_they_were_trimmed(world):
+    history = History()
+    companies = [an_id(number) for number in (1, 2)]
+    for company_id in companies:
+        history.decide("company", company_id, routing="log.company")
+        history.decide("run", company_id, routing="log.erased")  # of no company
+        history.decide("company", company_id, routing=ERASED_ROUTING)
+    last = await world.append(history)
+    await archive_all(world)
+    for cut, expected in ((0, []), (2, []), (3, companies[:1]), (last - 1, companies[:1]), (last, companies)):
+        await trim_to(world, cut)
+        found = [message async for message in whole_log(world).trimmed_erasures()]
+        assert [Address.parse(message.subject).aggregate_id for message in found] == expected
+    async with world.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        plan = await connection.fetch("EXPLAIN " + ERASURES.replace("$3", "9"), 0, last)
+    assert "_position_idx" in str(plan), plan  # the partial one, which has only them

@@ -12,6 +12,7 @@ from events.commands import CreateCompany, CreateUser
 from events.context import SERVICE_ACTOR
 from events.deferral import open_command, seal_command
 from events.errors import PoisonedMessageError, StateConflictError
+from events.history import WholeLog
 from events.ids import new_id
 from events.key_store import KeyStore
 from events.keyring import Keyring
@@ -46,7 +47,7 @@ async def test_a_service_finishes_at_its_start_what_another_one_began(
     told = asyncio.Queue()
     heard = await connection.subscribe(ERASED, cb=told.put)
     starting = Keyring(store)
-    catching_up = asyncio.create_task(CompanyKeyKeeper(connection, starting).catch_up())
+    catching_up = asyncio.create_task(CompanyKeyKeeper(connection, starting).catch_up(WholeLog(connection)))
     try:
         while orjson.loads((await asyncio.wait_for(told.get(), 20)).data)["company"] != owner.company_id:
             continue

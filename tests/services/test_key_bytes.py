@@ -10,6 +10,7 @@ import pytest
 from nats.aio.client import Client
 
 from events.errors import UnavailableError
+from events.history import WholeLog
 from events.ids import new_id
 from events.key_store import KeyDocument, KeyStore
 from events.keyring import Keyring
@@ -116,7 +117,7 @@ async def test_a_service_overwrites_at_its_start_what_another_one_could_not(
     told: asyncio.Queue = asyncio.Queue()
     heard = await connection.subscribe(ERASED, cb=told.put)
     await log.append(erased(owner))
-    starting = asyncio.create_task(CompanyKeyKeeper(connection, Keyring(store)).catch_up())
+    starting = asyncio.create_task(CompanyKeyKeeper(connection, Keyring(store)).catch_up(WholeLog(connection)))
     try:
         while orjson.loads((await asyncio.wait_for(told.get(), 20)).data)["company"] != owner.company_id:
             continue

@@ -14,13 +14,15 @@ from cli import supervisor
 from cli.system import System
 from events.audit.checkpoint import Checkpoint, SignedCheckpoint
 from events.ids import new_id
+from events.key_store import KeyStore
+from events.keys import MasterKeys, Owner
 from events.log import EventLog
 from events.model import Decision
 from migrations.streams import migrate_streams
 from projections.archive.stream import api
 from tests.audit.archive import tamper
 from tests.audit.support import company_decision
-from tests.system.client import Org
+from tests.system.client import SYSTEM_MASTER_KEYS, Org
 from tests.system.rewinding import Rewindable, Servers, rewindable, rewindable_servers, rewindable_system, until
 
 STEP = "test_count"
@@ -75,9 +77,11 @@ async def test_what_the_log_lost_comes_back(
     org, log = running.org, EventLog(running.connection)
     blueprint_id = await org.blueprint(STEP)
     await org.ended(first := await org.submit(blueprint_id, [{"n": 1}], "first"))
+    erased_id = (await org.call("companies/create", {"name": "Forgotten Ltd"}))["company_id"]
     await running.quiet()
     if harm is backup:
         await running.servers.save("nats")
+    await accepted(running, "companies/erase", {"company_id": erased_id, "confirmation": erased_id}, "erase")
     await ended(running, second := await submitted(running, blueprint_id, 2, "second"))
     steps = await org.steps(second)
     archived = company_decision(org.org_id, org.company_id)
@@ -107,6 +111,9 @@ async def test_what_the_log_lost_comes_back(
     letters = await api(running.connection, "STREAM.INFO.DEAD_LETTERS", {"subjects_filter": "dead.events.>"})
     kept = [subject for subject in letters["state"].get("subjects", {}) if archived.aggregate_id in subject]
     assert len(kept) == (1 if written else 0)
+    await until(
+        partial(key_destroyed, running, Owner(org.org_id, erased_id))
+    )  # also one that came back with the backup
 
 
 async def test_postgres_is_restored_from_an_older_backup(running: Rewindable) -> None:
@@ -169,11 +176,16 @@ async def goes_on(running: Rewindable, blueprint_id: str, *earlier: dict) -> Non
 
 
 async def submitted(running: Rewindable, blueprint_id: str, number: int, key: str) -> dict:
-    """Submit until it is accepted, as a client would."""
+    """Submit until it is accepted."""
     body = {"company_id": running.org.company_id, "blueprint_id": blueprint_id, "records": [{"n": number}]}
+    return await accepted(running, "submissions/create", body, key)
+
+
+async def accepted(running: Rewindable, endpoint: str, body: dict, key: str) -> dict:
+    """Call until it is done, as a client would."""
 
     async def is_accepted() -> dict | None:
-        answer = await running.org.post("submissions/create", body, key)
+        answer = await running.org.post(endpoint, body, key)
         assert answer.status_code in (200, 201, 202, 503), answer.text
         return answer.json() if answer.status_code in (200, 201) else None
 
@@ -200,6 +212,11 @@ async def ended(running: Rewindable, made: dict) -> dict:
         return answer.json() if answer.status_code == 200 and answer.json()["status"] != "running" else None
 
     return await until(is_read)
+
+
+async def key_destroyed(running: Rewindable, owner: Owner) -> bool:
+    document = await KeyStore(running.connection, MasterKeys(SYSTEM_MASTER_KEYS)).read(owner)
+    return document.erased_at is not None and not document.generations
 
 
 async def ids(log: EventLog, org: Org, decision: Decision) -> list[str]:
