@@ -7,7 +7,7 @@ import typer
 
 from cli.auditing import download_export, fetch_checkpoint, show_report, signing_key, verify_file
 from cli.embedded import new_key
-from cli.render import console, print_json
+from cli.render import console, print_json, shown
 from cli.shell import AsJson, api, guarded
 from cli.work_commands import verify_report, verify_run
 from events.settings import Settings
@@ -79,7 +79,7 @@ def export(
     if as_json:
         print_json(made)
     else:
-        console.print(f"{made['file']}: {made['size_bytes']:,} bytes", soft_wrap=True)
+        console.print(f"{shown(made['file'])}: {made['size_bytes']:,} bytes", soft_wrap=True)
 
 
 @audit_app.command("verify")

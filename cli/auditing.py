@@ -13,7 +13,7 @@ import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cli.api import Api
-from cli.render import console
+from cli.render import console, shown
 from events.audit.checkpoint import AuditKey, SignedCheckpoint
 from events.audit.findings import Report
 from events.audit.note import Verifier
@@ -48,7 +48,7 @@ def download_export(api: Api, file: Path, body: dict[str, Any], *, quiet: bool) 
     parts = file.with_name(f"{file.name}.part")
     size_bytes = 0
     with _bar(quiet) as progress, parts.open("wb") as out:
-        task = progress.add_task(file.name, total=None)
+        task = progress.add_task(shown(file.name), total=None)
         for part in api.download("audit/export", body):
             size_bytes += out.write(part)
             progress.advance(task, len(part))
@@ -78,7 +78,7 @@ def verify_file(
     with file.open("rb") as raw, _bar(quiet) as progress:
         packed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
-        task = progress.add_task(file.name, total=file.stat().st_size)
+        task = progress.add_task(shown(file.name), total=file.stat().st_size)
         source: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
         lines = _lines(source, lambda: progress.update(task, completed=raw.tell()))
         first = next(lines, b"")
@@ -94,13 +94,13 @@ def show_report(report: Report) -> None:
     if finding is None:
         part = "all" if report.whole else f"{report.decisions:,} of {report.size:,}"
         amount = f"{report.decisions:,} decisions, {part}" if report.whole else f"{part} decisions"
-        console.print(f"[green]Verified:[/] {amount} of the org {report.org_id}.", soft_wrap=True)
+        console.print(f"[green]Verified:[/] {amount} of the org {shown(report.org_id)}.", soft_wrap=True)
         if not report.whole and report.first_index is not None:
             console.print(f"They are those of the indexes {report.first_index} to {(report.end_index or 0) - 1}.")
         elif not report.whole:
             console.print("Each is in the history; that there are no others cannot be seen from these.")
         signed = "checked" if report.signature_checked else "not checked (no --key)"
-        console.print(f"Root {report.root}, signature {signed}.", soft_wrap=True)
+        console.print(f"Root {shown(report.root)}, signature {signed}.", soft_wrap=True)
         if report.checkpoints_compared:
             sizes = report.checkpoints_compared
             known = f"the checkpoint of size {sizes[0]:,}"
@@ -110,7 +110,7 @@ def show_report(report: Report) -> None:
         if report.proved_size < report.size:
             console.print(f"[yellow]From index {report.proved_size} on it rests on the export's own word.[/]")
         return
-    console.print(f"[red]{finding.kind.replace('_', ' ').capitalize()}:[/] {finding.message}", soft_wrap=True)
+    console.print(f"[red]{finding.kind.replace('_', ' ').capitalize()}:[/] {shown(finding.message)}", soft_wrap=True)
     found = [
         f"{name} {value}"
         for name, value in (("index", finding.index), ("position", finding.position), ("line", finding.line))

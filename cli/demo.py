@@ -6,7 +6,7 @@ from rich.live import Live
 
 from cli.api import Api
 from cli.demo_data import BLUEPRINT, companies
-from cli.render import console, records_table, steps_table
+from cli.render import console, records_table, shown, steps_table
 from cli.submit import step_results, watch_run
 
 SAMPLE_ROWS = 8
@@ -49,7 +49,7 @@ def show_demo(outcome: dict[str, Any], gateway_url: str) -> None:
     console.print(records_table("Before (as submitted)", outcome["before"], BEFORE_COLUMNS))
     console.print(records_table("After (the same companies, of the results)", outcome["after"], AFTER_COLUMNS))
     if not _succeeded(run):
-        console.print(f"[red]The run has {run['status']}[/]: {run.get('error')}")
+        console.print(f"[red]The run has {run['status']}[/]: {shown(run.get('error'))}")
         return
     console.print(f"[green]The run {run['run_id']} succeeded.[/] Every fact of it is in the log. Next:\n")
     for command, meaning in (

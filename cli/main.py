@@ -15,7 +15,7 @@ from cli.embedded import REMOTE_WORKER
 from cli.key_commands import keys_app
 from cli.log_commands import log_app
 from cli.operator_commands import database_app, security_app
-from cli.render import console, print_json
+from cli.render import console, print_json, shown
 from cli.replay_command import events_app, replay
 from cli.shell import AsJson, api, guarded, run, running_settings
 from cli.system import Endpoints, System, migrate_everything, running_endpoints
@@ -163,7 +163,7 @@ def download(
     if as_json:
         print_json(made)
     else:
-        console.print(f"{made['file']}: {made['size_bytes']:,} bytes", soft_wrap=True)
+        console.print(f"{shown(made['file'])}: {made['size_bytes']:,} bytes", soft_wrap=True)
 
 
 @org_app.command("create")

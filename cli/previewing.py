@@ -8,7 +8,7 @@ import orjson
 from rich.table import Table
 
 from cli.api import Api
-from cli.render import console, records_table
+from cli.render import console, harmless, records_table, shown
 from cli.submit import find_blueprint, read_records, the_company
 from events.errors import InvalidInputError
 from events.preview import ROWS_MAX
@@ -19,6 +19,9 @@ from services.steps.base import StepError
 PART_BYTES = 64 * 1024
 COLUMNS_SHOWN = 6
 ARRAY_SUFFIX = ".json"
+
+Key = tuple[int, int]
+"""A row id, and the how-manieth row of it this is: a step may make several rows of one."""
 
 
 def preview_file(
@@ -74,38 +77,46 @@ def show_step(step: Mapping[str, Any]) -> None:
     """One step: what it changed of each row, what it rejected, what it reports."""
     number, status = step["index"] + 1, step["status"]
     took = "" if step["duration_us"] is None else f", {step['duration_us'] / 1000:,.1f} ms"
-    console.print(f"\n[bold]{number}. {step['key']}[/] {step['version'] or ''}: {status}{took}", highlight=False)
+    console.print(
+        f"\n[bold]{number}. {shown(step['key'])}[/] {shown(step['version'])}: {status}{took}", highlight=False
+    )
     if step["error"] is not None:
-        console.print(f"   {step['error']['code']}: {step['error']['message']}", markup=False, soft_wrap=True)
+        said = harmless(f"   {step['error']['code']}: {step['error']['message']}")
+        console.print(said, markup=False, soft_wrap=True)
     if step["after"] is not None:
-        console.print(changes_table(step["before"], step["after"]))
+        show_changes(step["before"], step["after"])
     if step["rejects"]:
         console.print(records_table("Rejects", step["rejects"], ("row", "field", "code", "value")))
     if step["report"]:
         console.print(f"   report: {orjson.dumps(step['report']).decode()}", markup=False, soft_wrap=True)
 
 
-def changes_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """Each row's fields that differ, before and after; rows that came or went say so."""
+def show_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """How many rows came and went, and each row's fields that differ, if any do."""
     olds, news = _by_id(before), _by_id(after)
-    shown = [key for key in dict.fromkeys([*olds, *news]) if olds.get(key) != news.get(key)]
-    fields = _changed_fields(olds, news, shown)
-    table = Table(
-        title=f"{before['rows']} rows in, {after['rows']} rows out; changed: {len(shown)}", title_justify="left"
-    )
+    changed = [key for key in dict.fromkeys([*olds, *news]) if olds.get(key) != news.get(key)]
+    console.print(f"{before['rows']} rows in, {after['rows']} rows out; changed: {len(changed)}", highlight=False)
+    if changed:
+        console.print(_changes_table(olds, news, changed))
+
+
+def _changes_table(
+    olds: Mapping[Key, Mapping[str, Any]], news: Mapping[Key, Mapping[str, Any]], changed: Sequence[Key]
+) -> Table:
+    """The changed rows with their fields that differ, before and after; a row or a field that came has a +, one that
+    went a −.
+    """
+    fields = _changed_fields(olds, news, changed)
+    table = Table()
     for name in ("row", *fields[:COLUMNS_SHOWN]):
-        table.add_column(name, overflow="fold")
-    for key in shown:
+        table.add_column(shown(name), overflow="fold")
+    for key in changed:
         old, new = olds.get(key), news.get(key)
         cells = [_cell(old, new, name) for name in fields[:COLUMNS_SHOWN]]
         table.add_row(f"{key[0]}{' −' if new is None else ' +' if old is None else ''}", *cells)
     if len(fields) > COLUMNS_SHOWN:
-        table.caption = f"and {len(fields) - COLUMNS_SHOWN} more fields: {', '.join(fields[COLUMNS_SHOWN:])}"
+        table.caption = shown(f"and {len(fields) - COLUMNS_SHOWN} more fields: {', '.join(fields[COLUMNS_SHOWN:])}")
     return table
-
-
-Key = tuple[int, int]
-"""A row id, and the how-manieth row of it this is: a step may make several rows of one."""
 
 
 def _by_id(side: Mapping[str, Any]) -> dict[Key, Mapping[str, Any]]:
@@ -132,10 +143,12 @@ def _changed_fields(
 
 def _cell(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, name: str) -> str:
     was, now = _text(old, name), _text(new, name)
-    if old is None or was is None:
-        return f"[green]{now}[/]" if now is not None else ""
-    if new is None or now is None:
-        return f"[red]{was}[/]"
+    if was is None and now is None:
+        return ""
+    if was is None:
+        return f"[green]{'' if old is None else '+ '}{now}[/]"
+    if now is None:
+        return f"[red]{'' if new is None else '− '}{was}[/]"
     return now if was == now else f"[red]{was}[/] → [green]{now}[/]"
 
 
@@ -143,5 +156,5 @@ def _text(record: Mapping[str, Any] | None, name: str) -> str | None:
     if record is None or name not in record:
         return None
     value = record[name]
-    shown = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return shown.replace("[", r"\[")
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return shown(text)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from cli.api import Api, ApiError
-from cli.render import console, facts_table, print_json
+from cli.render import console, facts_table, harmless, print_json
 from events.archive import Archive
 from events.connection import connect
 from events.errors import InvalidInputError
@@ -49,7 +49,7 @@ def replay(api: Api, body: Mapping[str, Any], shown_as: Format) -> None:
                 _print(event)
         else:
             for line in _rows(decision):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def decisions(api: Api, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

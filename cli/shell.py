@@ -9,7 +9,7 @@ import typer
 
 from cli import credentials
 from cli.api import Api
-from cli.render import errors
+from cli.render import errors, shown
 from cli.system import running_endpoints
 from events.errors import ConfigurationError, DataEngineError
 from events.settings import Settings
@@ -53,5 +53,5 @@ def guarded(work: Callable[[], T]) -> T:
         reason, cause = error.message, error
     except _NOT_MIGRATED as error:
         reason, cause = f"The database has not what this version needs ({error}): run `dex migrate`.", error
-    errors.print(f"[red]Error:[/] {reason}", soft_wrap=True)
+    errors.print(f"[red]Error:[/] {shown(reason)}", soft_wrap=True)
     raise typer.Exit(1) from cause

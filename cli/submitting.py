@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from cli.api import Api
-from cli.render import console, steps_table
+from cli.render import console, harmless, shown, steps_table
 from cli.submit import find_blueprint, parts_of, read_records, step_results, the_company, watch_run
 from events.errors import InvalidInputError
 
@@ -36,18 +36,19 @@ def submit_file(
         made = _upload(api, file, {**told, "read": read}, quiet=quiet)
     if not quiet:
         console.print(
-            f"{file.name} submitted: submission {made['submission_id']}, run {made['run_id']}", soft_wrap=True
+            f"{shown(file.name)} submitted: submission {made['submission_id']}, run {made['run_id']}", soft_wrap=True
         )
     if not watch:
         return made
     if quiet:
         run = watch_run(api, made["run_id"], made["position"], lambda _: None)
         return {**made, "status": run["status"], "step_results": step_results(api, made["run_id"])}
-    with Live(console=console, refresh_per_second=8) as live:
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
         run = watch_run(api, made["run_id"], made["position"], lambda results: live.update(steps_table(results)))
+    console.print(steps_table(step_results(api, made["run_id"])))
     console.print(f"The run {made['run_id']} has {run['status']}.", soft_wrap=True)
     if run["error"] is not None:
-        console.print(f"{run['error']['code']}: {run['error']['message']}", soft_wrap=True, markup=False)
+        console.print(harmless(f"{run['error']['code']}: {run['error']['message']}"), soft_wrap=True, markup=False)
     return {**made, "status": run["status"]}
 
 
@@ -61,7 +62,7 @@ def download_results(api: Api, run_id: str, output: Path, body: dict[str, Any], 
     size_bytes = 0
     try:
         with _bar(quiet) as progress, parts.open("wb") as file:
-            task = progress.add_task(output.name, total=None)
+            task = progress.add_task(shown(output.name), total=None)
             for part in api.download("results/download", {"run_id": run_id, **body}):
                 size_bytes += file.write(part)
                 progress.advance(task, len(part))
@@ -76,7 +77,7 @@ def download_results(api: Api, run_id: str, output: Path, body: dict[str, Any], 
 
 def _upload(api: Api, file: Path, told: dict[str, str], *, quiet: bool) -> dict[str, Any]:
     with _bar(quiet) as progress:
-        task = progress.add_task(file.name, total=file.stat().st_size)
+        task = progress.add_task(shown(file.name), total=file.stat().st_size)
         parts = parts_of(file, lambda size: progress.advance(task, size))
         return api.upload("submissions/upload", told, parts, key=str(uuid.uuid4()))
 

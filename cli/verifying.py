@@ -11,12 +11,13 @@ import orjson
 
 from cli.api import Api
 from cli.auditing import verify_file
-from cli.render import console, facts_table
+from cli.render import console, facts_table, harmless, shown
 from events.audit.note import Note, Verifier
 from events.errors import InvalidInputError, ProofError
 from events.mapper import decode_decision, decode_opened
 from events.model import Recorded
-from events.subjects import SEALED_PREFIX, Address
+from events.processing import RUN
+from events.subjects import SEALED_PREFIX
 from events.verification import Found, results_of, statement
 
 WAIT_S = 20.0
@@ -50,8 +51,8 @@ def verify(api: Api, run_id: str, wait_s: float, out: Path | None) -> dict[str, 
 def show_verification(made: Mapping[str, Any]) -> None:
     """The verdict, a row for each step, and the first row that differs."""
     report, first_row = made["report"], made["first_row"]
-    console.print(f"Run {report['run_id']}: [bold]{report['verdict'].replace('_', ' ')}[/]", soft_wrap=True)
-    console.print(f"executed again as {report['verification_run_id']}", soft_wrap=True, highlight=False)
+    console.print(f"Run {shown(report['run_id'])}: [bold]{report['verdict'].replace('_', ' ')}[/]", soft_wrap=True)
+    console.print(f"executed again as {shown(report['verification_run_id'])}", soft_wrap=True, highlight=False)
     rows = [
         (
             step["index"] + 1, step["key"], step["step_version"][:40], step["recorded_rows"],
@@ -61,16 +62,19 @@ def show_verification(made: Mapping[str, Any]) -> None:
         for step in report["steps"]
     ]  # fmt: skip
     signed = made["why_unsigned"] if made["note"] is None else "signed; check it with dex audit verify-report"
-    console.print(f"Signature: {signed}", soft_wrap=True, highlight=False)
+    console.print(f"Signature: {shown(signed)}", soft_wrap=True, highlight=False)
     columns = ("#", "step", "version", "rows", "recorded output", "found output", "verdict", "position")
     console.print(facts_table("Steps", columns, rows))
     for step in report["steps"]:
         if step["reason"]:
-            console.print(f"{step['key']}: {step['reason']}", markup=False, soft_wrap=True)
+            console.print(harmless(f"{step['key']}: {step['reason']}"), markup=False, soft_wrap=True)
     if (found := report["divergence"]) is not None:
         console.print(
-            f"Step {found['step_index'] + 1} differs in its {found['differs']}: recorded {found['expected']}, "
-            f"found {found['found']}.",
+            harmless(
+                f"Step {found['step_index'] + 1} differs in its {found['differs']}: recorded {found['expected']}, "
+                f"found {found['found']}."
+            ),
+            markup=False,
             soft_wrap=True,
         )
         _show_row(first_row)
@@ -108,7 +112,7 @@ def check_recorded(report: Mapping[str, Any], export: Path, key: str, *, quiet: 
     run_id, decisions = report["run_id"], list[Recorded]()
 
     def keep(line: Mapping[str, Any]) -> None:
-        if Address.parse(line["subject"]).aggregate_id == run_id:
+        if line["subject"].split(".")[2:4] == [RUN, run_id]:
             decisions.append(_decoded(line))
 
     found = verify_file(export, None, key, [], quiet=quiet, each=keep)
@@ -117,13 +121,20 @@ def check_recorded(report: Mapping[str, Any], export: Path, key: str, *, quiet: 
     if found.org_id != report["org_id"] or not decisions:
         raise InvalidInputError(f"{export} has nothing of the run {run_id}.")
     recorded = results_of(decisions)
-    for step in report["steps"]:
-        said = {name: step[name] for name in STEP_FACTS}
-        there = _facts(recorded.get(step["index"]))
-        if there != said:
-            wrong = ", ".join(f"{name} {there[name]}, not {said[name]}" for name in said if there[name] != said[name])
-            raise ProofError(f"Step {step['index'] + 1} ({step['key']}) is recorded otherwise than reported: {wrong}.")
+    try:
+        for step in report["steps"]:
+            _must_be_recorded(step, _facts(recorded.get(step["index"])))
+    except (KeyError, TypeError) as error:
+        raise ProofError(f"The report is signed, and not of the form of one: {error!r}") from error
     return len(report["steps"])
+
+
+def _must_be_recorded(step: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Raises ProofError naming what a report says otherwise of a step than the history."""
+    said = {name: step[name] for name in STEP_FACTS}
+    if there != said:
+        wrong = ", ".join(f"{name} {there[name]}, not {said[name]}" for name in said if there[name] != said[name])
+        raise ProofError(f"Step {step['index'] + 1} ({step['key']}) is recorded otherwise than reported: {wrong}.")
 
 
 def _facts(found: Found | None) -> dict[str, Any]:
@@ -153,12 +164,12 @@ def _decoded(line: Mapping[str, Any]) -> Recorded:
 def _show_row(first_row: Mapping[str, Any]) -> None:
     row = first_row["row"]
     if row is None:
-        console.print(first_row["why_no_row"], markup=False, soft_wrap=True)
+        console.print(harmless(first_row["why_no_row"]), markup=False, soft_wrap=True)
         return
     counts = ", ".join(f"{count} {what}" for what, count in first_row["rows"].items())
     fields = [(name, _shown(sides, "before"), _shown(sides, "after")) for name, sides in row["fields"].items()]
     title = f"First row that differs: {row['row_id']} ({row['change']}); in all: {counts}"
-    console.print(facts_table(title, ("field", "recorded", "found"), fields))
+    console.print(facts_table(shown(title), ("field", "recorded", "found"), fields))
 
 
 def _shown(sides: Mapping[str, Any], side: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.render import print_json
+from cli.render import harmless, print_json
 from cli.shell import AsJson, api, guarded
 
 
@@ -62,6 +62,6 @@ def verify_report(
     if as_json:
         print_json(report)
         return
-    print(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}.")
+    print(harmless(f"Signed: run {report['run_id']} {report['verdict'].replace('_', ' ')}."))
     if recorded is not None:
         print(f"Recorded: {export} proves of each step (there are {recorded}) what the report says is recorded.")
