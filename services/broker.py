@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from events.connection import inbox_prefix, login_of
 from events.logging import get_logger
+from services.pulling import pull_at_once
 
 RECONNECT_WAIT_S = 1
 CONNECT_TIMEOUT_S = 5
@@ -34,8 +35,10 @@ class FailureLog(BaseMiddleware):
         return await super().after_processed(exc_type, exc_val, exc_tb)
 
 
-class OwnInboxBroker(NatsBroker):
-    """Has pulled messages sent to the user's own inboxes too: a subscriber would take NATS's common ones."""
+class OwnBroker(NatsBroker):
+    """Has pulled messages sent to the user's own inboxes too: a subscriber would take NATS's common ones. And has them
+    pulled as soon as they come.
+    """
 
     inbox_prefix = "_INBOX"
 
@@ -43,11 +46,17 @@ class OwnInboxBroker(NatsBroker):
         """NatsBroker's subscriber."""
         return super().subscriber(*args, **{"inbox_prefix": f"{self.inbox_prefix}.".encode(), **options})
 
+    async def start(self) -> None:
+        """NatsBroker's start."""
+        await super().start()
+        for subscriber in self.subscribers:
+            await pull_at_once(subscriber)
+
 
 def build_broker(servers: list[str], name: str) -> NatsBroker:
     """A broker that reconnects for ever. Raises ConfigurationError."""
     login = login_of(servers)
-    broker = OwnInboxBroker(
+    broker = OwnBroker(
         login.servers,
         security=SASLPlaintext(login.user, login.password) if login.user and login.password else None,
         name=name,

@@ -30,6 +30,7 @@ from services import observe
 from services.archive import ArchiveReader
 from services.broker import raw_message
 from services.domain import administration
+from services.pulling import pull_at_once
 from services.repository import Repository
 from services.settle import Broken, Done, Outcome, RetryAfter, after_failure, deliveries_of, settle
 from services.steps.base import Step
@@ -174,6 +175,7 @@ class Worker:
             self._unstarted += [self._subscribe(step, queue) for queue in _queues(step.key)]
         while self._unstarted:  # what fails is gone on with at the next announcement
             await self._unstarted[-1].start()
+            await pull_at_once(self._unstarted[-1])
             self._unstarted.pop()
 
     def _subscribe(self, step: Step[Any], queue: "Queue") -> Any:
