@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from rich.live import Live
-
 from cli.api import Api
 from cli.demo_data import BLUEPRINT, companies
 from cli.render import console, records_table, shown, steps_table
-from cli.submit import step_results, watch_run
+from cli.submit import step_results
+from cli.submitting import watch_in_table
 
 SAMPLE_ROWS = 8
 BEFORE_COLUMNS = ("name", "symbol", "country", "website", "employees")
@@ -28,8 +27,8 @@ def run_demo(api: Api, *, quiet: bool) -> dict[str, Any]:
             "records": records,
         },
     )
-    run = _watch(api, submission, quiet=quiet)
-    run_id = run["run_id"]
+    run_id = submission["run_id"]
+    run = watch_in_table(api, run_id, submission["position"], quiet=quiet)
     after = api.call("results/get", {"run_id": run_id, "limit": 1000})["records"] if _succeeded(run) else []
     return {
         "run": run,
@@ -59,14 +58,6 @@ def show_demo(outcome: dict[str, Any], gateway_url: str) -> None:
         ("uv run dex submit FILE.csv --blueprint clean-companies --watch", "your own file"),
     ):
         console.print(f"  [bold]{command:<66}[/]{meaning}", soft_wrap=True)
-
-
-def _watch(api: Api, submission: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    run_id, position = submission["run_id"], submission["position"]
-    if quiet:
-        return watch_run(api, run_id, position, lambda _: None)
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        return watch_run(api, run_id, position, lambda results: live.update(steps_table(results)))
 
 
 def _succeeded(run: dict[str, Any]) -> bool:

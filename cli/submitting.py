@@ -40,16 +40,23 @@ def submit_file(
         )
     if not watch:
         return made
+    run = watch_in_table(api, made["run_id"], made["position"], quiet=quiet)
+    results = step_results(api, made["run_id"])
     if quiet:
-        run = watch_run(api, made["run_id"], made["position"], lambda _: None)
-        return {**made, "status": run["status"], "step_results": step_results(api, made["run_id"])}
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        run = watch_run(api, made["run_id"], made["position"], lambda results: live.update(steps_table(results)))
-    console.print(steps_table(step_results(api, made["run_id"])))
+        return {**made, "status": run["status"], "step_results": results}
+    console.print(steps_table(results))
     console.print(f"The run {made['run_id']} has {run['status']}.", soft_wrap=True)
     if run["error"] is not None:
         console.print(harmless(f"{run['error']['code']}: {run['error']['message']}"), soft_wrap=True, markup=False)
     return {**made, "status": run["status"]}
+
+
+def watch_in_table(api: Api, run_id: str, min_position: int, *, quiet: bool) -> dict[str, Any]:
+    """Follow a run to its end, with a table of its steps that is gone then; the run."""
+    if quiet:
+        return watch_run(api, run_id, min_position, lambda _: None)
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        return watch_run(api, run_id, min_position, lambda results: live.update(steps_table(results)))
 
 
 def download_results(api: Api, run_id: str, output: Path, body: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import asyncpg
 from events.errors import ConfigurationError, UnavailableError
 from events.keyring import Keyring
 from events.leaf import NO_CHAIN
-from events.mapper import decode_decision
+from events.mapper import decision_id_of, decode_decision
 from events.model import Recorded
 
 
@@ -93,6 +93,11 @@ class Archive:
         """Where the archive ends; position 0 when nothing was archived yet."""
         rows = await self._fetch(HEAD)
         return ArchiveHead(**rows[0]) if rows else ArchiveHead()
+
+    async def last_id(self, head: ArchiveHead) -> str:
+        """The id of the decision at the archive's head; "" when it has none there."""
+        last = await self.read(head.position - 1, head.position)
+        return decision_id_of(last[0].body) if last else ""
 
     async def read(
         self, after: int, until: int | None = None, limit: int = PAGE_ROWS, *, org_id: str | None = None

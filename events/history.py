@@ -24,7 +24,7 @@ from events.errors import ConfigurationError, LogRewoundError, PoisonedMessageEr
 from events.keyring import Keyring
 from events.log import APPEND_ATTEMPTS, PAGE_MESSAGES, Appended, EventLog, LogState, appended_before
 from events.logging import get_logger
-from events.mapper import decision_id_of, decode_decision
+from events.mapper import decode_decision
 from events.model import Decision, Recorded
 
 LEASE_S = 5.0
@@ -201,15 +201,15 @@ class WholeLog(EventLog):
             async with asyncio.timeout(COMPARE_WITHIN_S):
                 archive = await self._archive(PLATFORM_ORG)
                 head = await archive.head()
-                last = await archive.read(head.position - 1, head.position)
+                last_id = await archive.last_id(head)
         except (TimeoutError, UnavailableError, ConfigurationError) as error:
             _logger.warning("log_not_compared_with_archive", error=repr(error), again_s=COMPARE_AGAIN_S)
             self._compare_from_s = self._now_s() + COMPARE_AGAIN_S
             return None
-        if not last or head.position <= self._known.appended:
+        if not last_id or head.position <= self._known.appended:
             return self._known
         last_position = max(head.position, self._known.last_position)
-        return Known(head.epoch, self._known.created, last_position, head.position, decision_id_of(last[0].body))
+        return Known(head.epoch, self._known.created, last_position, head.position, last_id)
 
     async def _id_at(self, position: int, state: LogState) -> str:
         """The id of the decision at a position that was appended; "" when the log cannot have it, or not as one."""

@@ -205,8 +205,8 @@ def open_body(
         if envelope["v"] != ENVELOPE_VERSION:
             raise PoisonedMessageError(f"The message at {subject} has the unknown envelope version {envelope['v']!r}.")
         return envelope, envelope["events"]
-    opening = opening_of(subject, body, keyring)
-    envelope = _head(body)[0]
+    envelope, head, box = _head(body)
+    opening = _opening(subject, envelope, head, box, keyring)
     return (envelope, None) if opening is None else _inside(subject, envelope, opening)
 
 
@@ -217,19 +217,22 @@ def opening_of(subject: str, body: bytes, keyring: Keyring | None = None) -> byt
     KeyMissingError.
     """
     try:
-        envelope, head, box = _head(body)
-        keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
-        if keys.erased:
-            return None
-        sealed = base64.b64decode(box[:-2], validate=True)
-        opening = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
-        if "packed" not in envelope:
-            return opening
-        if envelope["packed"] != PACKED:
-            raise ValueError(f"packed in the unknown way {envelope['packed']!r}")
-        return unpack(opening)
+        return _opening(subject, *_head(body), keyring)
     except _WRONG_SHAPE as error:
         raise PoisonedMessageError(f"What is sealed at {subject} cannot be opened: {error!r}") from error
+
+
+def _opening(subject: str, envelope: dict[str, Any], head: bytes, box: bytes, keyring: Keyring | None) -> bytes | None:
+    keys = (keyring or Keyring()).held(Owner(Address.parse(subject).org_id, envelope["company"]))
+    if keys.erased:
+        return None
+    sealed = base64.b64decode(box[:-2], validate=True)
+    opening = keys.generation(envelope["key"]).open(sealed, _context(subject, head))
+    if "packed" not in envelope:
+        return opening
+    if envelope["packed"] != PACKED:
+        raise PoisonedMessageError(f"What is sealed at {subject} is packed in the unknown way {envelope['packed']!r}.")
+    return unpack(opening)
 
 
 def _head(body: bytes) -> tuple[dict[str, Any], bytes, bytes]:

@@ -94,6 +94,10 @@ def blob(org_id: str, digest: str) -> str:
     return f"blobs.{org_id}.{digest}"
 
 
+ERASURES = f"events.*.company.*.*.{ERASED_ROUTING}"
+"""Matches every decision that erased a company."""
+
+
 def keys(org_id: str, company_id: str) -> str:
     """Where the wrapped keys of a company are kept."""
     return f"keys.{org_id}.{company_id}"

@@ -15,7 +15,6 @@ import asyncpg
 from nats.aio.client import Client
 
 from events import subjects
-from events.administration import COMPANY
 from events.errors import StateConflictError
 from events.keys import Owner
 from events.log import EventLog
@@ -110,9 +109,8 @@ async def not_scrubbed(database: Database | asyncpg.Pool) -> int:
 
 
 async def _must_be_projected(database: Database, connection: Client) -> None:
-    erasures = f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"
     position = 0  # what was trimmed off the log is behind every projection
-    async for recorded in EventLog(connection).read(0, erasures):
+    async for recorded in EventLog(connection).read(0, subjects.ERASURES):
         position = recorded.position
     _, live = await live_checkpoints(database)
     reached = checkpoints.lowest(live)

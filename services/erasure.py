@@ -12,7 +12,6 @@ import nats.errors
 from nats.aio.client import Client
 
 from events import strictjson, subjects
-from events.administration import COMPANY
 from events.archive import Archived
 from events.errors import StateConflictError, UnavailableError
 from events.follow import Followed, follow
@@ -87,8 +86,8 @@ class CompanyKeyKeeper:
 
         async for trimmed in log.trimmed_erasures():
             await self._destroy_in_the_end(trimmed)
-        erased = [f"events.*.{COMPANY}.*.*.{subjects.ERASED_ROUTING}"]
-        async for batch in follow(self._nc, subjects.EVENTS, erased, after=0, before_open=must_be_connected_still):
+        followed = follow(self._nc, subjects.EVENTS, [subjects.ERASURES], after=0, before_open=must_be_connected_still)
+        async for batch in followed:
             for message in batch:
                 await self._destroy_in_the_end(message)
 

@@ -14,6 +14,7 @@ from typing import Any
 from faststream.nats.subscriber.usecases.stream_pull_subscriber import PullStreamSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.client import JetStreamContext
 
 from events import strictjson
 
@@ -21,6 +22,7 @@ ANSWER_S = 1.0
 """So long after its time limit a request's end is waited for; then it got lost, as in a reconnection."""
 REFUSED_PAUSE_S = 0.1
 NANOSECONDS = 1_000_000_000
+is_status_msg = JetStreamContext.is_status_msg
 _ENDED = ("404", "408")
 """Nothing more is there; nothing came in time."""
 
@@ -57,7 +59,7 @@ class OneRequestPull:
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
         """Up to `batch` messages, as soon as there are any. Raises TimeoutError when none came in `timeout` seconds."""
-        if late := [message for message in self._left() if _status(message) is None]:
+        if late := [message for message in self._left() if is_status_msg(message) is None]:
             return late
         self._requests += 1
         reply = f"{self._inbox}.{self._requests}"
@@ -66,7 +68,7 @@ class OneRequestPull:
         await self._nc.publish(self._ask, strictjson.dumps(request), reply)
         found: list[Msg] = []
         while len(found) < batch and (message := await self._next(ends_s)) is not None:
-            status = _status(message)
+            status = is_status_msg(message)
             if status is None:
                 found.append(message)
             elif found or message.subject == reply:  # else it tells of an earlier one, which was given up
@@ -88,8 +90,3 @@ class OneRequestPull:
                 return await self._came.get()
         except TimeoutError:
             return None
-
-
-def _status(message: Msg) -> str | None:
-    """What the server says instead of a message."""
-    return message.headers.get("Status") if message.headers else None

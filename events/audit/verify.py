@@ -4,7 +4,7 @@ One pass in bounded memory: the hashes of one tile and, once something is wrong,
 trusted is a checkpoint that the auditor got by another way, or a signature; nothing of the export itself.
 """
 
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -17,7 +17,7 @@ from events.audit.export import FORMAT, SELECTIONS
 from events.audit.findings import FoundError, Report
 from events.audit.known import KnownCheckpoints, check_signature, read_known
 from events.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_LEAVES
-from events.audit.note import Verifier
+from events.audit.note import Verifier, from_base64
 from events.errors import ProofError
 from events.subjects import SALT_BYTES
 
@@ -141,7 +141,7 @@ class _Verification:
         report.proved_size = own.size if self._key is not None else max((one.size for one in trusted), default=0)
 
     def _begin_tile(self, record: dict[str, Any]) -> None:
-        tile, hashes, size = _number(record["tile"]), _bytes(record["hashes"]), self._own.size
+        tile, hashes, size = _number(record["tile"]), from_base64(record["hashes"], "hashes"), self._own.size
         if self._complete:
             if self._next & (TILE_LEAVES - 1) and self._tile >= 0:
                 raise self._removed(None)
@@ -292,13 +292,13 @@ def _leaf_hash(record: dict[str, Any]) -> bytes:
         raise ValueError("a subject has no line feed")
     if ("body" in record) is ("body64" in record):
         raise ValueError("a decision has one body")
-    content = record["body"].encode() if "body" in record else _bytes(record["body64"])
+    content = record["body"].encode() if "body" in record else from_base64(record["body64"], "body64")
     return sha256(b"\x00%d\n%s\n%s" % (position, subject.encode(), content)).digest()
 
 
 def _is_opened(record: dict[str, Any]) -> bool:
     """Whether salt and text are those that the proved body binds. Raises what a wrong shape raises."""
-    salt, text = _bytes(record["opened"]["salt"]), record["opened"]["text"]
+    salt, text = from_base64(record["opened"]["salt"], "the salt"), record["opened"]["text"]
     sealed = orjson.loads(record["body"])["sealed"]
     return len(salt) == SALT_BYTES and sha256(salt + text.encode()).hexdigest() == sealed
 
@@ -308,14 +308,6 @@ def _number(value: Any) -> int:
     if type(value) is not int or abs(value) > NUMBER_MAX:
         raise TypeError(f"{value!r} is no integer below 2^53")
     return value
-
-
-def _bytes(text: str) -> bytes:
-    """Of base64 in its one form: no bits are left over. Raises ValueError, TypeError."""
-    found = b64decode(text, validate=True)
-    if b64encode(found).decode() != text:
-        raise ValueError("the base64 has bits left over")
-    return found
 
 
 def _indexes(record: dict[str, Any], size: int) -> tuple[int, int]:
@@ -328,7 +320,7 @@ def _indexes(record: dict[str, Any], size: int) -> tuple[int, int]:
 def _hashes(texts: Sequence[str]) -> list[bytes]:
     if type(texts) is not list:
         raise TypeError("a proof is a list of hashes")
-    found = [_bytes(text) for text in texts]
+    found = [from_base64(text, "a hash") for text in texts]
     if any(len(one) != HASH_BYTES for one in found):
         raise ValueError(f"a hash has {HASH_BYTES} bytes")
     return found

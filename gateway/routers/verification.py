@@ -196,9 +196,8 @@ async def verify_run(body: VerifyRun, call: Authenticated) -> Response:
     check_wait(call, body.wait_s)
     await must_see(call, RUN, body.run_id)
     row = await call.gateway.runs.load(RunKey(call.scope, body.run_id))
-    call.admit(
-        rows=row["input_rows"] or 0 if row is not None else 0
-    )  # no result is used again: as a submission of them
+    input_rows = None if row is None else row["input_rows"]
+    call.admit(rows=input_rows or 0)  # as a submission of them: no result is used again
     envelope = call.envelope({"run_id": body.run_id})
     verification_id = envelope.new_id(RUN)
     command = commands.VerifyRun(**envelope.fields(), aggregate_id=verification_id, run_id=body.run_id)

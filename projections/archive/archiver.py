@@ -131,8 +131,7 @@ class Archiver:
         """Where the archive ends, and whether the log is still the one that it is of."""
         archive = Archive(self._pool)
         self._head = await archive.head()
-        last = await archive.read(self._head.position - 1, self._head.position)
-        self._last_id = decision_id_of(last[0].body) if last else ""
+        self._last_id = await archive.last_id(self._head)
         await self._verify()
         await self._ensure_partitions(self._head.position)
         _logger.info("archiving", after=self._head.position)

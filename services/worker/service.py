@@ -109,7 +109,7 @@ class Worker:
         self._connection: Client = await self.broker.connect()
         self._keyring = use_keys(self._connection, wrapper_of(self._settings))
         await self._keyring.listen(self._connection)
-        log = self._archive.log(self._connection)
+        log = self._log = self._archive.log(self._connection)
         self._watchdog = Watchdog()
         self._processes = StepProcesses(
             self._settings.worker_processes, self._settings.step_modules, self._settings.step_memory_max_bytes
@@ -167,7 +167,7 @@ class Worker:
         """Take the tasks of a step that was announced; of one that is served already, its new version."""
         if self._stopping:
             raise UnavailableError("This worker is leaving.")
-        await register(self._archive.log(self._connection), step)
+        await register(self._log, step)
         self._steps[step.key] = step
         await self._ensure_consumers()
         if step.key not in self._slots:

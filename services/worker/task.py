@@ -50,9 +50,9 @@ UNRECORDED_MAX_BYTES = 256 * 1024
 MARK_STARTED_AFTER_S = 0.3
 EARLY_TOLERANCE_S = 0.02
 DELIVERIES_MAX = 100
+"""Hand-backs and outages cost deliveries too, so only a task that nothing else explains is given up."""
 LOST_DELIVERIES = 4
 """So often a verification looks for a payload that is lost; some seconds."""
-"""Hand-backs and outages cost deliveries too, so only a task that nothing else explains is given up."""
 SHORTCUT_MAX_AGE_S = 60.0
 CONFLICT_ATTEMPTS = 10
 

@@ -1,5 +1,7 @@
 """Hot log and archive as one history, on real servers: no seam, no gap, no double; and no version is taken twice."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,11 +15,11 @@ from tests.projections.support import ORG, History, World, an_id, make_log_anew,
 from tests.projections.trimming import put_back_an_older_copy, trim_to
 
 
-def whole_log(world: World, *, compares: bool = False) -> WholeLog:
+def whole_log(world: World, *, compares: bool = False, now_s: Callable[[], float] = time.monotonic) -> WholeLog:
     async def open_archive(_org_id: str) -> Archive:
         return Archive(world.pool)
 
-    return WholeLog(world.nats, open_archive, compares=compares)
+    return WholeLog(world.nats, open_archive, compares=compares, now_s=now_s)
 
 
 async def recorded(world: World, runs: int) -> list:
@@ -78,11 +80,7 @@ async def test_without_the_archive_a_trimmed_log_does_not_answer_wrongly(world):
 async def test_a_trim_is_noticed_when_the_lease_has_run_out(world):
     decisions = await recorded(world, 2)
     now_s = [0.0]
-
-    async def open_archive(_org_id: str) -> Archive:
-        return Archive(world.pool)
-
-    log = WholeLog(world.nats, open_archive, now_s=lambda: now_s[0])
+    log = whole_log(world, now_s=lambda: now_s[0])
     assert await log.trimmed_to() == 0
     await trim_to(world, 3)
     assert await log.trimmed_to() == 0
@@ -119,11 +117,7 @@ async def test_one_who_was_refused_goes_on_when_the_log_is_restored(world):
     decisions = await recorded(world, 2)
     await put_back_an_older_copy(world, 2)
     now_s = [0.0]
-
-    async def open_archive(_org_id: str) -> Archive:
-        return Archive(world.pool)
-
-    log = WholeLog(world.nats, open_archive, compares=True, now_s=lambda: now_s[0])
+    log = whole_log(world, compares=True, now_s=lambda: now_s[0])
     await refused(log, "The log was cut")
     for missing in decisions[2:]:
         await world.log.append(missing.decision)
